@@ -1,0 +1,13 @@
+"""The configuration: what it may hold, and how it is read."""
+
+from archiver.config.reading import load_config, parse_config, read_yaml_mapping
+from archiver.config.sections import Address, Config, S3Storage
+
+__all__ = [
+    "Address",
+    "Config",
+    "S3Storage",
+    "load_config",
+    "parse_config",
+    "read_yaml_mapping",
+]

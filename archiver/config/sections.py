@@ -1,0 +1,170 @@
+"""Every section and key of `config.yaml`, with its default and what it must be."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+
+from archiver.model import SERVER_NAME_PATTERN
+from archiver.units import parse_duration, parse_size
+
+MIB = 1024 * 1024
+
+
+class Address(NamedTuple):
+    """Where a server of ours listens."""
+
+    host: str
+    port: int
+
+
+def _address(value: object) -> Address:
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\s]+):(\d{1,5})", str(value).strip())
+    if match is None or int(match[2]) > 65535:
+        raise ValueError("is no address: write host:port, like 127.0.0.1:29340")
+    return Address(match[1].strip("[]"), int(match[2]))
+
+
+def _http_url(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"https?://[^\s/]+\S*", value):
+        raise ValueError("is no URL: it starts with http:// or https://")
+    return value.rstrip("/")
+
+
+def _database_url(value: object) -> str:
+    if value != "embedded" and not re.match(r"postgres(ql)?://", str(value)):
+        raise ValueError("is neither embedded nor a URL like postgresql://user:password@host/name")
+    return str(value)
+
+
+def _server_name(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(SERVER_NAME_PATTERN, value):
+        raise ValueError(
+            "is no server name: the part of user ids after the colon, like example.com"
+        )
+    return value
+
+
+def _inline_limit(size: int) -> int:
+    if size > 256 * MIB:
+        raise ValueError("is more than 256 MiB: PostgreSQL keeps such values in memory as a whole")
+    return size
+
+
+def _between(value: int, low: int, high: int) -> int:
+    if not low <= value <= high:
+        raise ValueError(f"is outside {low} to {high}")
+    return value
+
+
+def _lease(span: timedelta) -> timedelta:
+    if span < timedelta(seconds=1):
+        raise ValueError("is shorter than a second")
+    return span
+
+
+Size = Annotated[int, BeforeValidator(parse_size)]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
+HttpUrl = Annotated[str, BeforeValidator(_http_url)]
+Listen = Annotated[Address, BeforeValidator(_address)]
+
+
+class Section(BaseModel):
+    """A section of the file: unknown keys are refused, nothing changes after start."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
+
+
+class Homeserver(Section):
+    url: HttpUrl
+    server_name: Annotated[str, BeforeValidator(_server_name)]
+
+
+class Appservice(Section):
+    registration: Path = Path("registration.yaml")
+    listen: Listen = Address("127.0.0.1", 29340)
+
+
+class Database(Section):
+    url: Annotated[str, BeforeValidator(_database_url)] = "embedded"
+    data_dir: Path = Path("data/postgres")
+
+
+class FilesystemStorage(Section):
+    path: Path = Path("data/objects")
+
+
+class S3Storage(Section):
+    endpoint_url: HttpUrl | None = None
+    region: str = "us-east-1"
+    bucket: str = "media-archive"
+    prefix: str = ""
+    access_key_id: str | None = None
+    secret_access_key: str | None = None
+    addressing_style: Literal["auto", "path", "virtual"] = "auto"
+
+
+class Storage(Section):
+    inline_limit: Annotated[Size, AfterValidator(_inline_limit)] = 5 * MIB
+    objects: Literal["filesystem", "s3"] = "filesystem"
+    filesystem: FilesystemStorage = FilesystemStorage()
+    s3: S3Storage = S3Storage()
+    spool: Path = Path("data/spool")
+
+
+class Rooms(Section):
+    only: tuple[str, ...] = ()
+    except_: tuple[str, ...] = ()
+
+    model_config = ConfigDict(alias_generator=lambda name: name.rstrip("_"))
+
+
+class Capture(Section):
+    rooms: Rooms = Rooms()
+    remote_media: bool = True
+    max_size: Size | None = None
+    on_redaction: Literal["keep", "hide", "delete"] = "keep"
+
+
+class Worker(Section):
+    concurrency: Annotated[int, AfterValidator(lambda n: _between(n, 1, 256))] = 8
+    lease: Annotated[Duration, AfterValidator(_lease)] = timedelta(seconds=30)
+    stop_within: Duration = timedelta(seconds=20)
+
+
+class Serve(Section):
+    listen: Listen = Address("127.0.0.1", 29341)
+    public_url: HttpUrl = "http://localhost:29341"
+    matrix_tokens: Literal["nobody", "admins", "local_users"] = "admins"
+    read_through: bool = True
+    redirect_objects: bool = False
+    hot_cache: Size = 64 * MIB
+
+
+class Bot(Section):
+    control_room: str | None = None
+    prefix: str = "!archive"
+    admins: tuple[str, ...] = ()
+
+
+class Log(Section):
+    format: Literal["console", "json"] = "console"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Config(Section):
+    """The whole configuration. Paths in it are absolute."""
+
+    homeserver: Homeserver
+    appservice: Appservice = Appservice()
+    database: Database = Database()
+    storage: Storage = Storage()
+    capture: Capture = Capture()
+    worker: Worker = Worker()
+    serve: Serve = Serve()
+    bot: Bot = Bot()
+    log: Log = Log()

@@ -1,0 +1,1 @@
+"""The way to PostgreSQL: the pool, the migrations, and the server that comes along."""

@@ -1,0 +1,157 @@
+"""Everything that can go wrong, in one tree.
+
+ArchiverError                     errcode and status: how HTTP shows it (mapped in serve/errors.py)
+├── ConfigError                   the operator's mistake: one sentence, exit status 2
+├── OperationError                it did not work: one sentence, exit status 1
+├── Retryable                     worth another try later
+│   ├── HomeserverUnavailable     no answer at all: the worker pauses, nobody is blamed
+│   ├── StoreUnavailable          the object store is away: the media waits as pending
+│   ├── RateLimited               the homeserver said when to come back
+│   ├── MediaNotFound             404: may be a passing thing, final after days
+│   ├── NotYetUploaded            an asynchronous upload that is still to come
+│   ├── FetchFailed               the homeserver could not get this one (5xx)
+│   └── BodyMismatch              not the announced length, or not the sender's hash
+├── Permanent                     another try would end the same
+│   ├── TooLargeForHomeserver     502 M_TOO_LARGE: over the homeserver's own limit
+│   ├── BlobMissing               the store does not have the bytes that a row promises
+│   └── Excluded                  our policy says no (becomes state `excluded`)
+└── RequestError                  a reader asked for what we will not or cannot give
+    ├── InvalidParam · MissingToken · UnknownToken · Forbidden · NotFound
+    └── Waiting                   known, asked for, still on its way
+"""
+
+from __future__ import annotations
+
+
+class ArchiverError(Exception):
+    """The root. `errcode` and `status` are Matrix's and HTTP's words for it."""
+
+    errcode = "M_UNKNOWN"
+    status = 500
+
+
+class ConfigError(ArchiverError):
+    """A wrong configuration or usage; the message names the key and says what was expected."""
+
+
+class OperationError(ArchiverError):
+    """Something an administrator asked for did not work; the message says what to do."""
+
+
+class Retryable(ArchiverError):
+    """Another try later may succeed."""
+
+    status = 502
+
+
+class HomeserverUnavailable(Retryable):
+    """The homeserver did not answer at all, so the failure says nothing about the media."""
+
+    status = 503
+
+
+class StoreUnavailable(Retryable):
+    """The blob store did not take or give the bytes; nothing was lost."""
+
+    status = 503
+
+
+class RateLimited(Retryable):
+    """`M_LIMIT_EXCEEDED`: come back in `retry_after` seconds."""
+
+    errcode = "M_LIMIT_EXCEEDED"
+    status = 429
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class MediaNotFound(Retryable):
+    """404: never existed, purged, quarantined, gone for a moment; Synapse does not tell which."""
+
+    errcode = "M_NOT_FOUND"
+    status = 404
+
+
+class NotYetUploaded(Retryable):
+    """`M_NOT_YET_UPLOADED`: the media id is reserved (MSC2246), its content still to come."""
+
+    errcode = "M_NOT_YET_UPLOADED"
+    status = 504
+
+
+class FetchFailed(Retryable):
+    """The homeserver answered, but could not hand out this media."""
+
+
+class BodyMismatch(Retryable):
+    """The body is not what was announced: its length, or the sender's `hashes.sha256`."""
+
+
+class Permanent(ArchiverError):
+    """Another try would end the same."""
+
+
+class TooLargeForHomeserver(Permanent):
+    """`M_TOO_LARGE`: remote media over the homeserver's own limit."""
+
+    errcode = "M_TOO_LARGE"
+    status = 413
+
+
+class BlobMissing(Permanent):
+    """The store answers, and does not have this blob: a row promises bytes that are gone."""
+
+
+class Excluded(Permanent):
+    """Left out by our own policy; the message is the reason shown in lists."""
+
+    errcode = "M_NOT_FOUND"
+    status = 404
+
+
+class RequestError(ArchiverError):
+    """A request that is answered with a Matrix error."""
+
+
+class InvalidParam(RequestError):
+    """A parameter that is no valid server name, media id, cursor or number."""
+
+    errcode = "M_INVALID_PARAM"
+    status = 400
+
+
+class MissingToken(RequestError):
+    """No access token was given."""
+
+    errcode = "M_MISSING_TOKEN"
+    status = 401
+
+
+class UnknownToken(RequestError):
+    """The access token is unknown, expired or revoked."""
+
+    errcode = "M_UNKNOWN_TOKEN"
+    status = 401
+
+
+class Forbidden(RequestError):
+    """The token is good, but may not do this."""
+
+    errcode = "M_FORBIDDEN"
+    status = 403
+
+
+class NotFound(RequestError):
+    """Nothing archived under this name; the message gives the reason where one is known."""
+
+    errcode = "M_NOT_FOUND"
+    status = 404
+
+
+class Waiting(RequestError):
+    """Known and queued, not archived yet."""
+
+    errcode = "M_NOT_YET_UPLOADED"
+    status = 504

