@@ -1,0 +1,151 @@
+"""From a raw event to what is kept of it: pure, and total: any JSON value goes in."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import orjson
+
+from archiver.capture.batch import Batch
+from archiver.capture.policy import CapturePolicy
+from archiver.capture.references import find_references
+from archiver.model import Reference
+
+ID_MAX_BYTES = 255  # https://spec.matrix.org/v1.16/appendices/#size-limits
+
+# Kept although they carry no media: polls, what a redaction policy acts on, what cannot be opened.
+KEPT_TYPES = frozenset(
+    {
+        "m.poll.start",
+        "m.poll.response",
+        "m.poll.end",
+        "org.matrix.msc3381.poll.start",
+        "org.matrix.msc3381.poll.response",
+        "org.matrix.msc3381.poll.end",
+        "m.room.redaction",
+        "m.room.encrypted",
+    }
+)
+
+
+class EventRow(NamedTuple):
+    """A row of `event`. `raw` is set when PostgreSQL's jsonb cannot hold the content."""
+
+    event_id: str
+    room_id: str | None
+    sender: str | None
+    type: str | None
+    state_key: str | None
+    origin_server_ts: int | None
+    content: str
+    raw: bytes | None
+    replaces: str | None
+    redacts: str | None
+
+
+class Kept(NamedTuple):
+    """What is kept of one event. `left_out`: its room is excluded, so no words of it are kept."""
+
+    row: EventRow
+    references: list[Reference]
+    left_out: bool
+
+
+def keep(batch: Batch, policy: CapturePolicy) -> list[Kept]:
+    """What is to be kept of a batch; most events of a homeserver concern no archive."""
+    found = (keep_one(batch, index, policy) for index in range(len(batch.events)))
+    return [kept for kept in found if kept is not None]
+
+
+def keep_one(batch: Batch, index: int, policy: CapturePolicy) -> Kept | None:
+    """What is to be kept of the event at `index`; None where it concerns no archive."""
+    event = batch.events[index]
+    fields = event if isinstance(event, dict) else {}
+    references = find_references(event).references
+    if not references and not _is_kept_type(fields):
+        return None
+    left_out = policy.leaves_out_room(_identifier(fields.get("room_id")))
+    if left_out and not references:
+        return None
+    row = _row(batch, index, fields)
+    if left_out:
+        row = row._replace(content="{}", raw=None)
+        references = [_wordless(reference) for reference in references]
+    return Kept(row, references, left_out)
+
+
+def bare(found: Kept) -> Kept:
+    """The least that can be kept of an event: its bytes, and which media it names."""
+    row = found.row
+    raw = row.raw or repr(row).encode("utf-8", "backslashreplace")
+    name = "sha256:" + hashlib.sha256(raw).hexdigest()
+    nothing = EventRow(name, None, None, None, None, None, "{}", raw, None, None)
+    return Kept(nothing, [_wordless(reference) for reference in found.references], found.left_out)
+
+
+def _wordless(reference: Reference) -> Reference:
+    """The same without what its sender wrote: media, role and place are left."""
+    return Reference(reference.mxc, reference.role, reference.item)
+
+
+def _is_kept_type(fields: dict[str, Any]) -> bool:
+    kind = fields.get("type")
+    return isinstance(kind, str) and kind in KEPT_TYPES
+
+
+def _row(batch: Batch, index: int, fields: dict[str, Any]) -> EventRow:
+    content = fields.get("content")
+    stored = storable_json(content) if isinstance(content, dict) else None
+    event_id = _identifier(fields.get("event_id"))
+    raw = None if stored and event_id and batch.exact else batch.raw(index)
+    body: dict[str, Any] = content if isinstance(content, dict) else {}
+    return EventRow(
+        event_id or "sha256:" + hashlib.sha256(raw or b"").hexdigest(),
+        _identifier(fields.get("room_id")),
+        _identifier(fields.get("sender")),
+        _identifier(fields.get("type")),
+        _identifier(fields.get("state_key"), or_empty=True),
+        _timestamp(fields.get("origin_server_ts")),
+        stored or "{}",
+        raw,
+        _replaces(body),
+        # Room version 11 moved it into the content: https://spec.matrix.org/v1.16/rooms/v11/
+        _identifier(body.get("redacts")) or _identifier(fields.get("redacts")),
+    )
+
+
+def storable_json(value: Any) -> str | None:
+    """JSON text that jsonb takes; None for NUL, lone surrogates, huge numbers, deep nesting."""
+    try:
+        text = orjson.dumps(value)
+    except TypeError:
+        return None
+    return None if b"\\u0000" in text else text.decode()
+
+
+def _identifier(value: Any, or_empty: bool = False) -> str | None:
+    """A Matrix identifier as PostgreSQL text; None when it is none that Matrix would allow."""
+    if not isinstance(value, str) or "\0" in value or not (value or or_empty):
+        return None
+    if not value.isascii():
+        try:
+            return value if len(value.encode()) <= ID_MAX_BYTES else None
+        except UnicodeEncodeError:
+            return None
+    return value if len(value) <= ID_MAX_BYTES else None
+
+
+def _timestamp(value: Any) -> int | None:
+    """Milliseconds since 1970, where they are such; never a year that PostgreSQL does not know."""
+    if type(value) is int and 0 <= value <= 253_402_300_799_000:
+        return value
+    return None
+
+
+def _replaces(content: dict[str, Any]) -> str | None:
+    """The event that this one edits (https://spec.matrix.org/v1.16/client-server-api/#event-replacements)."""
+    relation = content.get("m.relates_to")
+    if isinstance(relation, dict) and relation.get("rel_type") == "m.replace":
+        return _identifier(relation.get("event_id"))
+    return None

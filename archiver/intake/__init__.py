@@ -1,0 +1,1 @@
+"""Door one: the homeserver pushes transactions here."""

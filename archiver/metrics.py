@@ -1,0 +1,37 @@
+"""What a dashboard shows. One place, so that names and labels stay of one kind."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+PUSHES = Counter("archiver_pushes_total", "Transactions from the homeserver", ["outcome"])
+PUSH_SECONDS = Histogram(
+    "archiver_push_seconds",
+    "From a transaction's last byte to its acknowledgement",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30),
+)
+EVENTS = Counter("archiver_events_total", "Events newly recorded", ["source"])
+REFERENCES = Counter("archiver_references_total", "References newly recorded", ["source"])
+MEDIA_QUEUED = Counter("archiver_media_queued_total", "Media newly queued", ["source"])
+
+MEDIA_SETTLED = Counter("archiver_media_settled_total", "Media that reached a state", ["state"])
+MEDIA_DEDUPLICATED = Counter(
+    "archiver_media_deduplicated_total", "Media whose bytes were already kept"
+)
+BYTES_ARCHIVED = Counter("archiver_archived_bytes_total", "Bytes newly stored", ["place"])
+ARCHIVE_SECONDS = Histogram(
+    "archiver_archive_seconds",
+    "From claim to commit of one media",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120),
+)
+ARCHIVE_ERRORS = Counter(
+    "archiver_archive_errors_total", "Tries that did not end with bytes", ["error"]
+)
+CLAIMED = Gauge("archiver_claimed", "Media this process holds a lease on")
+
+REQUESTS = Counter("archiver_requests_total", "Requests served", ["route", "status"])
+DAMAGED = Counter("archiver_damaged_total", "Reads that found bytes missing in a store")
+BYTES_SERVED = Counter("archiver_served_bytes_total", "Bytes of media served", ["place"])
+
+MEDIA = Gauge("archiver_media", "Media that wait or did not end well, by state", ["state"])
+OLDEST_DUE = Gauge("archiver_oldest_due_seconds", "How long the most overdue media has waited")
