@@ -1,0 +1,211 @@
+"""A bucket of an S3 server, through boto3. Every call blocks, and raises boto3's own errors."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal, cast
+
+import boto3.session
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from archiver.store.base import Body, digest_of, key_of
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.literals import BucketLocationConstraintType
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+CONNECT_SECONDS = 5
+ANSWER_SECONDS = 60
+CONNECTIONS = 10
+STALE = timedelta(days=1)
+UNNAMED_REGION = "us-east-1"  # S3 refuses to have its first region named when a bucket is made
+
+_CHECK_KEYS = (
+    "check storage.s3.access_key_id and storage.s3.secret_access_key, and that they may read,"
+    " write and list there"
+)
+_CHECK_BUCKET = "create the bucket, or correct storage.s3.bucket"
+_CHECK_REGION = "check storage.s3.region and storage.s3.endpoint_url"
+# What the operator can do, by S3's error code or, after a HEAD, the HTTP status.
+ADVICE = {
+    "InvalidAccessKeyId": _CHECK_KEYS,
+    "SignatureDoesNotMatch": _CHECK_KEYS,
+    "AccessDenied": _CHECK_KEYS,
+    "403": _CHECK_KEYS,
+    "RequestTimeTooSkewed": "set this machine's clock",
+    "NoSuchBucket": _CHECK_BUCKET,
+    "404": _CHECK_BUCKET,
+    "PermanentRedirect": _CHECK_REGION,
+    "AuthorizationHeaderMalformed": _CHECK_REGION,
+    "301": _CHECK_REGION,
+    "307": _CHECK_REGION,
+}
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Where the objects are and how we come in; `config.yaml` has the same names.
+
+    Without `endpoint_url` it is Amazon's; without keys boto3 looks for them where it always does.
+    """
+
+    endpoint_url: str | None
+    region: str
+    name: str
+    prefix: str
+    access_key_id: str | None
+    secret_access_key: str | None = field(repr=False)
+    addressing_style: Literal["auto", "path", "virtual"]
+
+    @cached_property
+    def client(self) -> S3Client:
+        """Made at the first use, because it takes a fifth of a second."""
+        return boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            region_name=self.region,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": self.addressing_style},
+                retries={"mode": "standard", "total_max_attempts": 2},
+                connect_timeout=CONNECT_SECONDS,
+                read_timeout=ANSWER_SECONDS,
+                max_pool_connections=CONNECTIONS,
+                # Content-MD5 is checked everywhere; boto3's newer checksums are not, and some
+                # servers refuse them.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def ensure(self) -> None:
+        """Make the bucket when it is missing."""
+        try:
+            self.check()
+        except ClientError as error:
+            if code_of(error) != "404":
+                raise
+            with contextlib.suppress(self.client.exceptions.BucketAlreadyOwnedByYou):
+                self._create()  # another process may have been quicker
+
+    def check(self) -> None:
+        """Return when the bucket is there and open to us."""
+        self.client.head_bucket(Bucket=self.name)
+
+    def size(self, sha256: bytes) -> int | None:
+        """Length of the object. None when it, or the whole bucket, is missing."""
+        try:
+            head = self.client.head_object(Bucket=self.name, Key=self._key(sha256))
+        except ClientError as error:
+            if code_of(error) == "404":
+                return None
+            raise
+        return head["ContentLength"]
+
+    def put(self, body: Body) -> None:
+        """Store a body that may be in memory whole."""
+        data = body.read_at(0, body.size) if body.data is None else body.data
+        self.client.put_object(
+            Bucket=self.name, Key=self._key(body.sha256), Body=data, ContentMD5=_md5(data)
+        )
+
+    def begin(self, sha256: bytes) -> str:
+        """Start an upload in parts, and return its id."""
+        key = self._key(sha256)
+        return self.client.create_multipart_upload(Bucket=self.name, Key=key)["UploadId"]
+
+    def put_part(
+        self, body: Body, upload_id: str, number: int, part_size: int
+    ) -> CompletedPartTypeDef:
+        """Store one part, counted from 1."""
+        data = body.read_at((number - 1) * part_size, part_size)
+        done = self.client.upload_part(
+            Bucket=self.name,
+            Key=self._key(body.sha256),
+            UploadId=upload_id,
+            PartNumber=number,
+            Body=data,
+            ContentMD5=_md5(data),
+        )
+        return {"PartNumber": number, "ETag": done["ETag"]}
+
+    def complete(self, sha256: bytes, upload_id: str, parts: list[CompletedPartTypeDef]) -> None:
+        """Join the parts: only now is there an object."""
+        self.client.complete_multipart_upload(
+            Bucket=self.name,
+            Key=self._key(sha256),
+            UploadId=upload_id,
+            MultipartUpload={"Parts": parts},
+        )
+
+    def abort(self, sha256: bytes, upload_id: str) -> None:
+        """Drop the parts of an upload."""
+        key = self._key(sha256)
+        self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)
+
+    def abort_stale(self) -> None:
+        """Drop uploads of ours that a crash left more than a day ago."""
+        oldest = datetime.now(UTC) - STALE
+        pages = self.client.get_paginator("list_multipart_uploads")
+        for page in pages.paginate(Bucket=self.name, Prefix=self.prefix):
+            for upload in page.get("Uploads", ()):
+                digest = self._digest(upload["Key"])
+                if digest and upload["Initiated"] < oldest:
+                    with contextlib.suppress(self.client.exceptions.NoSuchUpload):
+                        self.abort(digest, upload["UploadId"])
+
+    def delete(self, sha256: bytes) -> None:
+        """Remove the object, if it is there."""
+        self.client.delete_object(Bucket=self.name, Key=self._key(sha256))
+
+    def pages(self) -> Iterator[list[bytes]]:
+        """The SHA-256 of all objects of ours, a page of S3's list at a time."""
+        pages = self.client.get_paginator("list_objects_v2")
+        for page in pages.paginate(Bucket=self.name, Prefix=self.prefix):
+            found = (self._digest(item["Key"]) for item in page.get("Contents", ()))
+            yield [digest for digest in found if digest]
+
+    def presigned_url(self, sha256: bytes, seconds: int) -> str:
+        """A URL that lets anyone GET the object for a while. Takes no request."""
+        params = {"Bucket": self.name, "Key": self._key(sha256)}
+        return self.client.generate_presigned_url("get_object", Params=params, ExpiresIn=seconds)
+
+    def close(self) -> None:
+        """Close the connections."""
+        if "client" in self.__dict__:
+            self.client.close()
+
+    def _create(self) -> None:
+        if self.region == UNNAMED_REGION:
+            self.client.create_bucket(Bucket=self.name)
+        else:
+            region = cast("BucketLocationConstraintType", self.region)  # others have others
+            self.client.create_bucket(
+                Bucket=self.name, CreateBucketConfiguration={"LocationConstraint": region}
+            )
+
+    def _key(self, sha256: bytes) -> str:
+        return self.prefix + key_of(sha256)
+
+    def _digest(self, key: str) -> bytes | None:
+        return digest_of(key.removeprefix(self.prefix))
+
+
+def code_of(error: ClientError) -> str:
+    """S3's word for what went wrong; after a HEAD, the HTTP status."""
+    return error.response.get("Error", {}).get("Code", "")
+
+
+def _md5(data: bytes) -> str:
+    digest = hashlib.md5(data, usedforsecurity=False).digest()
+    return base64.b64encode(digest).decode()

@@ -1,0 +1,111 @@
+"""The threshold: small blobs rest in PostgreSQL, large ones in the object store."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import IO
+
+from archiver.errors import StoreUnavailable
+from archiver.model import Blob, Place
+from archiver.store.base import BlobStore, Body
+from archiver.store.filesystem import FilesystemStore
+from archiver.store.postgres import PostgresStore
+from archiver.store.spool import in_thread
+
+RECHECK_SECONDS = 5.0
+
+
+class HybridStore:
+    """Both stores as one. `inline_limit` is in bytes; a blob of that very size is still inline."""
+
+    def __init__(self, inline: PostgresStore, objects: BlobStore, inline_limit: int) -> None:
+        self._inline = inline
+        self._objects = objects
+        self._inline_limit = inline_limit
+        self._away: str | None = None
+        self._check_again = 0.0
+
+    async def open(self) -> None:
+        """See `BlobStore.open`, for both."""
+        await self._inline.open()
+        with self._noticed():
+            await self._objects.open()
+
+    def place_for(self, size: int) -> Place:
+        """Where a new blob of this size goes."""
+        return Place.INLINE if size <= self._inline_limit else Place.OBJECT
+
+    async def expect(self, size: int | None) -> None:
+        """To be asked before a body of `size` is fetched, so that it is not fetched in vain.
+
+        Raises StoreUnavailable while it would be an object and the object store is known to be
+        away; every few seconds one caller, and no second one meanwhile, looks whether it is back.
+        """
+        if self._away is None or size is None or self.place_for(size) is Place.INLINE:
+            return
+        if time.monotonic() < self._check_again:
+            raise StoreUnavailable(self._away)
+        self._check_again = math.inf
+        try:
+            with self._noticed():
+                await self.check_objects()
+        finally:
+            self._check_again = time.monotonic() + RECHECK_SECONDS
+
+    async def settle(self, body: Body) -> bytes | None:
+        """Make an object durable and return None; or return the bytes of an inline blob.
+
+        Those the caller writes in the very commit that records the blob. Raises StoreUnavailable.
+        """
+        if self.place_for(body.size) is Place.OBJECT:
+            with self._noticed():
+                await self._objects.put(body)
+            return None
+        if body.data is not None:
+            return body.data
+        return await in_thread(None, body.read_at, 0, body.size)
+
+    def read(
+        self, blob: Blob, start: int = 0, stop: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """See `BlobStore.read`. By the blob's recorded place, so the limit may change any day."""
+        return self._store(blob.place).read(blob.sha256, start, stop)
+
+    async def open_file(self, blob: Blob) -> IO[bytes] | None:
+        """The blob as an open file, the caller's to close; None where it rests in no file.
+
+        Raises as `BlobStore.read` does.
+        """
+        if blob.place is Place.OBJECT and isinstance(self._objects, FilesystemStore):
+            return await self._objects.open_file(blob.sha256)
+        return None
+
+    async def check(self) -> None:
+        """See `BlobStore.check`, for both."""
+        await self._inline.check()
+        await self.check_objects()
+
+    async def check_objects(self) -> None:
+        """See `BlobStore.check`, for the object store alone."""
+        await self._objects.check()
+
+    async def close(self) -> None:
+        """See `BlobStore.close`, for both."""
+        await self._inline.close()
+        await self._objects.close()
+
+    @contextmanager
+    def _noticed(self) -> Iterator[None]:
+        """Remembers whether the object store was there."""
+        try:
+            yield
+        except StoreUnavailable as error:
+            self._away = str(error)
+            raise
+        self._away = None
+
+    def _store(self, place: Place) -> BlobStore:
+        return self._inline if place is Place.INLINE else self._objects
