@@ -9,7 +9,7 @@ ArchiverError                     errcode and status: how HTTP shows it (mapped 
 │   ├── RateLimited               the homeserver said when to come back
 │   ├── MediaNotFound             404: may be a passing thing, final after days
 │   ├── NotYetUploaded            an asynchronous upload that is still to come
-│   ├── FetchFailed               the homeserver could not get this one (5xx)
+│   ├── FetchFailed               the homeserver could not, or may not, get this one
 │   └── BodyMismatch              not the announced length, or not the sender's hash
 ├── Permanent                     another try would end the same
 │   ├── TooLargeForHomeserver     502 M_TOO_LARGE: over the homeserver's own limit

@@ -22,7 +22,11 @@ def set_up_logging(format: Literal["console", "json"], level: str) -> None:
     if format == "json":
         render = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_dumps)]
     else:
-        render = [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        # Plain, because rich ones show local variables, and passwords are among those.
+        plain = structlog.dev.plain_traceback
+        render = [
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)
+        ]
     structlog.configure(
         processors=[*shared, *render],
         wrapper_class=structlog.make_filtering_bound_logger(numeric),
@@ -30,10 +34,15 @@ def set_up_logging(format: Literal["console", "json"], level: str) -> None:
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(sys.stderr)
+    without_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processor=render[-1])
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[without_meta, *render]
+        )
     )
     logging.basicConfig(handlers=[handler], level=max(numeric, logging.WARNING), force=True)
+    # Its pool warns with a traceback when the database is away, which we say in a sentence.
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)
 
 
 def _dumps(event: object, **_: object) -> str:

@@ -74,6 +74,8 @@ CREATE TABLE media (
     CONSTRAINT media_outcome_has_reason CHECK (state NOT IN ('failed', 'excluded') OR reason IS NOT NULL)
 );
 CREATE INDEX media_due ON media (due_at) WHERE state = 'pending';  -- the queue
+CREATE INDEX media_ended ON media (state)  -- what ended without bytes, to be counted
+    WHERE state IN ('failed', 'excluded', 'quarantined', 'deleted');
 CREATE INDEX media_blob ON media (blob_sha256) WHERE blob_sha256 IS NOT NULL;  -- who shares a blob
 
 -- An event names a media in a role.

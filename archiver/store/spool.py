@@ -17,7 +17,7 @@ from archiver.errors import StoreUnavailable
 from archiver.store.base import KIB, MIB
 
 BATCH = MIB  # what is gathered for one trip to the disk
-HASHED_ON_LOOP = 64 * KIB  # hashing this much takes less than handing it to a thread
+HASHED_ON_LOOP = 256 * KIB  # a fraction of a millisecond; a thread would cost more in all
 
 T = TypeVar("T")
 

@@ -69,8 +69,9 @@ class Archiver:
 
     @property
     def log(self) -> str:
-        """All that it said."""
-        return self._server.log.read_text("utf-8")
+        """All that `archiver run` said so far."""
+        log = self._server.log
+        return log.read_text("utf-8") if log.exists() else ""
 
     def init(self) -> str:
         """`archiver init`, and what it prints: the lines for homeserver.yaml.

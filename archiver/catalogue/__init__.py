@@ -1,0 +1,2 @@
+"""The tables' SQL, one module a group. Every function takes the connection first, so that the
+caller owns the transaction."""

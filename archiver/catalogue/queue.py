@@ -1,0 +1,194 @@
+"""The `media` table as the queue.
+
+`due_at` is schedule, back-off and lease in one. `attempts` counts the claims and is the fencing
+token: whatever a worker says of a job names the claim it speaks for, so that one that lost its
+lease changes nothing. `unfinished` counts the claims in a row that ended without a word, because
+the worker died: such a job's lease grows, lest a body that kills workers kills them all day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+from archiver.model import Blob, Mxc
+
+if TYPE_CHECKING:
+    from archiver.db.pool import Connection, Row
+
+CLAIM_NEWEST = """
+WITH due AS (
+    SELECT server_name, media_id FROM media
+    WHERE state = 'pending' AND due_at <= now()
+    ORDER BY due_at DESC LIMIT $1 FOR UPDATE SKIP LOCKED
+)
+UPDATE media AS m
+SET attempts = m.attempts + 1,
+    unfinished = least(m.unfinished + 1, 1000),
+    due_at = now() + $2::interval * power(2, least(m.unfinished, 10))
+FROM due
+WHERE m.server_name = due.server_name AND m.media_id = due.media_id
+RETURNING m.server_name, m.media_id, m.attempts, m.created_at,
+          (SELECT array_agg(DISTINCT r.encryption #>> '{hashes,sha256}') FROM
+              (SELECT encryption FROM reference AS r
+               WHERE r.server_name = m.server_name AND r.media_id = m.media_id LIMIT 100) AS r
+           -- Where there are more, the true one may be among those not read.
+           HAVING count(*) < 100) AS hashes
+"""
+CLAIM_OLDEST = CLAIM_NEWEST.replace("due_at DESC", "due_at ASC")
+
+RENEW = """
+UPDATE media AS m SET due_at = greatest(m.due_at, now() + $4::interval)
+FROM unnest($1::text[], $2::text[], $3::integer[]) AS held(server_name, media_id, attempts)
+WHERE m.server_name = held.server_name AND m.media_id = held.media_id
+  AND m.attempts = held.attempts AND m.state = 'pending'
+RETURNING m.server_name, m.media_id
+"""
+RELEASE = """
+UPDATE media AS m SET due_at = now(), unfinished = 0
+FROM unnest($1::text[], $2::text[], $3::integer[]) AS held(server_name, media_id, attempts)
+WHERE m.server_name = held.server_name AND m.media_id = held.media_id
+  AND m.attempts = held.attempts AND m.state = 'pending'
+"""
+POSTPONE = """
+UPDATE media SET due_at = now() + $4::interval, reason = $5, unfinished = 0
+WHERE server_name = $1 AND media_id = $2 AND attempts = $3 AND state = 'pending'
+RETURNING true
+"""
+SETTLE = """
+UPDATE media SET state = $4, reason = $5, unfinished = 0, due_at = NULL, settled_at = now()
+WHERE server_name = $1 AND media_id = $2 AND attempts = $3 AND state = 'pending'
+RETURNING true
+"""
+# One statement, so one commit: the bytes of an inline blob, the blob, and the end of the job.
+# Without the claim nothing is written; where the blob is known already, only the media is.
+COMPLETE = """
+WITH mine AS (
+    SELECT FROM media
+    WHERE server_name = $1 AND media_id = $2 AND attempts = $3 AND state = 'pending'
+    FOR UPDATE
+), new_blob AS (
+    INSERT INTO blob (sha256, size, place, mimetype, width, height, duration_ms)
+    SELECT $4, $5, $6, $7, $8, $9, $10 FROM mine WHERE NOT $14
+    ON CONFLICT (sha256) DO NOTHING
+    RETURNING sha256
+), new_data AS (
+    INSERT INTO blob_data (sha256, data)
+    SELECT sha256, $11::bytea FROM new_blob WHERE $6 = 'inline'
+    ON CONFLICT (sha256) DO NOTHING
+)
+UPDATE media SET state = 'ready', blob_sha256 = $4, declared_type = $12, upload_name = $13,
+                 reason = NULL, due_at = NULL, unfinished = 0, settled_at = now()
+WHERE server_name = $1 AND media_id = $2 AND EXISTS (SELECT FROM mine)
+RETURNING EXISTS (SELECT FROM new_blob)
+"""
+KNOWN = "SELECT true FROM blob WHERE sha256 = $1"
+# Each half reads a partial index of its own: what is `ready` is never counted here.
+COUNTS = """
+SELECT state, count(*) AS media, extract(epoch FROM now() - min(due_at))::float8 AS overdue
+FROM media WHERE state = 'pending' GROUP BY state
+UNION ALL
+SELECT state, count(*), NULL
+FROM media WHERE state IN ('failed', 'excluded', 'quarantined', 'deleted') GROUP BY state
+"""
+
+
+class Job(NamedTuple):
+    """A media that this worker holds a lease on. `hashes` are the senders' words on its content:
+    base64 SHA-256 of the ciphertext, None from an event that does not encrypt it."""
+
+    mxc: Mxc
+    attempts: int
+    created_at: datetime
+    hashes: tuple[str | None, ...] = ()
+
+
+class Said(NamedTuple):
+    """What the homeserver said of a body, beside the body."""
+
+    declared_type: str | None = None
+    upload_name: str | None = None
+
+
+async def claim(
+    conn: Connection, limit: int, lease: timedelta, *, oldest_first: bool
+) -> list[Job]:
+    """Takes up to `limit` due media for `lease`; nobody else gets them until then."""
+    statement = CLAIM_OLDEST if oldest_first else CLAIM_NEWEST
+    return [
+        Job(
+            Mxc(row["server_name"], row["media_id"]),
+            row["attempts"],
+            row["created_at"],
+            tuple(row["hashes"] or ()),
+        )
+        for row in await conn.fetch(statement, limit, lease)
+    ]
+
+
+async def renew(conn: Connection, jobs: Iterable[Job], lease: timedelta) -> set[Mxc]:
+    """Prolongs the leases and returns which of them are still held."""
+    return {Mxc(*row) for row in await conn.fetch(RENEW, *_claims(jobs), lease)}
+
+
+async def release(conn: Connection, jobs: Iterable[Job]) -> None:
+    """Gives claims back, so that another worker may take them at once."""
+    await conn.execute(RELEASE, *_claims(jobs))
+
+
+async def postpone(conn: Connection, job: Job, delay: timedelta, reason: str) -> bool:
+    """Lets the media wait; the reason is what lists show meanwhile. False: the claim was lost."""
+    return bool(await conn.fetchval(POSTPONE, *job.mxc, job.attempts, delay, reason))
+
+
+async def settle(conn: Connection, job: Job, state: str, reason: str) -> bool:
+    """Ends the job without bytes: `failed` or `excluded`. False: the claim was lost."""
+    return bool(await conn.fetchval(SETTLE, *job.mxc, job.attempts, state, reason))
+
+
+class Completed(NamedTuple):
+    """How a completion went: whether the claim was still held, and whether the blob is new."""
+
+    held: bool
+    new_blob: bool = False
+
+
+async def complete(
+    conn: Connection,
+    job: Job,
+    blob: Blob,
+    said: Said,
+    inline: bytes | None,
+    *,
+    known: bool,
+) -> Completed:
+    """Records blob and job's end in one commit. `inline`: the bytes, where they go inside.
+
+    `known`: the blob was there before, so that it must not be recorded anew; should it be deleted
+    meanwhile, the foreign key refuses (asyncpg.ForeignKeyViolationError) and the job starts over.
+    """
+    row = await conn.fetchrow(
+        COMPLETE, *job.mxc, job.attempts, blob.sha256, blob.size, blob.place,
+        *blob.facts, inline, *said, known,
+    )  # fmt: skip
+    return Completed(False) if row is None else Completed(True, row[0])
+
+
+async def is_known(conn: Connection, sha256: bytes) -> bool:
+    """True when a blob with these bytes is kept already."""
+    return bool(await conn.fetchval(KNOWN, sha256))
+
+
+async def counts(conn: Connection) -> list[Row]:
+    """Media that are not ready, by state, and the seconds the most overdue has waited."""
+    return await conn.fetch(COUNTS)
+
+
+def _claims(jobs: Iterable[Job]) -> tuple[list[str], list[str], list[int]]:
+    held = list(jobs)
+    return (
+        [job.mxc.server_name for job in held],
+        [job.mxc.media_id for job in held],
+        [job.attempts for job in held],
+    )

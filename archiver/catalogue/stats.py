@@ -1,0 +1,28 @@
+"""The archive in figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from archiver.db.pool import Connection
+
+MEDIA = "SELECT state, count(*) AS media FROM media GROUP BY state ORDER BY state"
+EVENTS = """
+SELECT coalesce(type, '') AS type, count(*) AS events FROM event GROUP BY 1 ORDER BY 2 DESC, 1
+"""
+BLOBS = """
+SELECT place, count(*) AS blobs, sum(size)::bigint AS bytes FROM blob GROUP BY place ORDER BY place
+"""
+
+
+async def statistics(conn: Connection) -> dict[str, Any]:
+    """Media by state, events by type, blobs and their bytes by place. Reads whole tables."""
+    return {
+        "media": {row["state"]: row["media"] for row in await conn.fetch(MEDIA)},
+        "events": {row["type"]: row["events"] for row in await conn.fetch(EVENTS)},
+        "blobs": {
+            row["place"]: {"blobs": row["blobs"], "bytes": row["bytes"]}
+            for row in await conn.fetch(BLOBS)
+        },
+    }

@@ -1,0 +1,1 @@
+"""The queue's worker: claims media, fetches each once, and sees it durable."""
