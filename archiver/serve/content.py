@@ -1,0 +1,131 @@
+"""A media's bytes, whole or in part, from wherever they rest."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+import structlog
+from aiohttp import web
+
+from archiver import metrics
+from archiver.catalogue.media import Media, look
+from archiver.db.pool import Pool
+from archiver.errors import BlobMissing, InvalidParam, NotFound, StoreUnavailable, Waiting
+from archiver.model import Blob, Mxc, State
+from archiver.serve.conditional import Span, is_known, wanted
+from archiver.serve.database import connection
+from archiver.serve.errors import report
+from archiver.serve.headers import media_headers, shown_as
+from archiver.serve.sending import send_chunks, send_file
+from archiver.serve.usage import Usage
+from archiver.store.hybrid import HybridStore
+
+if TYPE_CHECKING:
+    from multidict import CIMultiDict
+
+log = structlog.get_logger(__name__)
+
+
+class Content:
+    """Answers with bytes. Those of an inline blob come with the one question to the database."""
+
+    def __init__(self, pool: Pool, store: HybridStore, usage: Usage) -> None:
+        self._pool = pool
+        self._store = store
+        self._usage = usage
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        """GET or HEAD of a media by `server` and `id`, maybe under another `/name`."""
+        mxc = asked_for(request)
+        name = request.match_info.get("name", "")[1:]
+        plain = "Range" not in request.headers and "If-None-Match" not in request.headers
+        whole = plain and request.method == "GET"
+        async with connection(self._pool) as conn:
+            found = await look(conn, mxc, with_name=not name, with_data=whole)
+        media, blob = _ready(mxc, found)
+        etag = f'"{blob.sha256.hex()}"'
+        shown = shown_as(media.declared_type, blob.facts.mimetype)
+        headers = media_headers(etag, shown, name or media.filename)
+        if not plain and is_known(request.headers, etag):
+            return web.Response(status=304, headers=headers)
+        if request.method == "HEAD":
+            headers["Content-Length"] = str(blob.size)
+            return web.Response(headers=headers)
+        span = None if plain else wanted(request.headers, etag, blob.size)
+        if span is None or span.start == 0:  # a player asks for many parts of what it plays once
+            self._usage.media_read(mxc)
+        if media.data is not None:
+            return _whole(headers, blob, media.data)
+        return await self._stream(request, headers, blob, span)
+
+    async def _stream(
+        self, request: web.Request, headers: CIMultiDict[str], blob: Blob, span: Span | None
+    ) -> web.StreamResponse:
+        start, stop = span or Span(0, blob.size)
+        headers["Content-Length"] = str(stop - start)
+        if span:
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{blob.size}"
+        response = web.StreamResponse(status=206 if span else 200, headers=headers)
+        complete = False
+        try:
+            await self._send(request, response, blob, Span(start, stop))
+            complete = True
+            metrics.BYTES_SERVED.labels(blob.place).inc(stop - start)
+        except (ConnectionError, TimeoutError):
+            log.debug("a reader left early", path=request.path)
+        except (BlobMissing, StoreUnavailable) as error:
+            if not response.prepared:
+                raise
+            report(request, error)
+        finally:
+            if response.prepared and not complete:
+                _break_off(request)
+        return response
+
+    async def _send(
+        self, request: web.Request, response: web.StreamResponse, blob: Blob, span: Span
+    ) -> None:
+        if file := await self._store.open_file(blob):
+            with file:
+                await send_file(request, response, file, *span)
+            return
+        async with aclosing(self._store.read(blob, *span)) as chunks:
+            await send_chunks(request, response, chunks, span.stop - span.start)
+
+
+def asked_for(request: web.Request) -> Mxc:
+    """The media that the path names. Raises InvalidParam."""
+    mxc = Mxc.checked(request.match_info["server"], request.match_info["id"])
+    if mxc is None:
+        raise InvalidParam("the path names no media: it holds a server name and a media id")
+    return mxc
+
+
+def unknown(mxc: Mxc) -> NotFound:
+    """No event that the archive has seen names this media."""
+    return NotFound(f"{mxc} is not in the archive")
+
+
+def _ready(mxc: Mxc, media: Media | None) -> tuple[Media, Blob]:
+    if media is None:
+        raise unknown(mxc)
+    if media.state is State.READY and media.blob:
+        return media, media.blob
+    reason = f": {media.reason}" if media.reason else ""
+    if media.state is State.PENDING:
+        raise Waiting(f"{mxc} is not archived yet, and still being tried{reason}")
+    raise NotFound(f"{mxc} is not to be had ({media.state}){reason}")
+
+
+def _whole(headers: CIMultiDict[str], blob: Blob, data: bytes) -> web.Response:
+    if len(data) != blob.size:
+        raise BlobMissing(f"blob {blob.sha256.hex()} has {len(data)} bytes, not {blob.size}")
+    metrics.BYTES_SERVED.labels(blob.place).inc(blob.size)
+    return web.Response(body=data, headers=headers)
+
+
+def _break_off(request: web.Request) -> None:
+    """The headers promised more than will come: only a broken connection can tell."""
+    if request.transport is not None:
+        request.transport.abort()

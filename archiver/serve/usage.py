@@ -1,0 +1,66 @@
+"""Who read what, gathered in memory and written in batches: a read costs no write."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import structlog
+
+from archiver.catalogue import accesses, tokens
+from archiver.catalogue.accesses import Accesses
+from archiver.db.pool import Pool
+from archiver.model import Mxc
+from archiver.serve.database import DatabaseUnavailable, connection
+
+FLUSH_SECONDS = 10.0
+MOST_MEDIA = 100_000  # beyond these, while the database is away, reads go uncounted
+
+log = structlog.get_logger(__name__)
+
+
+class Usage:
+    """Reads of media and uses of tokens since the last flush."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._media: dict[Mxc, Accesses] = {}
+        self._tokens: dict[int, datetime] = {}
+
+    def media_read(self, mxc: Mxc) -> None:
+        """Somebody was given this media, now."""
+        self._add(mxc, Accesses(1, datetime.now(UTC)))
+
+    def token_used(self, token_id: int) -> None:
+        """Somebody came with this token, now."""
+        self._tokens[token_id] = datetime.now(UTC)
+
+    async def run(self) -> None:
+        """Flushes every FLUSH_SECONDS until cancelled."""
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS)
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Writes what was gathered; what cannot be written waits for the next time."""
+        media, self._media = self._media, {}
+        used, self._tokens = self._tokens, {}
+        try:
+            async with connection(self._pool) as conn:
+                if media:
+                    await accesses.add(conn, media)
+                    media = {}
+                if used:
+                    await tokens.mark_used(conn, used)
+        except DatabaseUnavailable as error:
+            log.warning("reads are not counted yet", reason=str(error))
+            self._tokens = used | self._tokens
+            for mxc, read in media.items():
+                self._add(mxc, read)
+
+    def _add(self, mxc: Mxc, read: Accesses) -> None:
+        if before := self._media.get(mxc):
+            read = Accesses(before.times + read.times, max(before.last, read.last))
+        elif len(self._media) >= MOST_MEDIA:
+            return
+        self._media[mxc] = read
