@@ -1,0 +1,60 @@
+"""The commands, by name."""
+
+from __future__ import annotations
+
+import click
+
+from archiver import __version__
+from archiver.app import Part, open_database, run
+from archiver.cli.common import with_config
+from archiver.cli.doctor import doctor
+from archiver.cli.init import init
+from archiver.cli.stats import stats
+from archiver.cli.token import token
+from archiver.config import Config
+from archiver.db.migrate import migrate
+from archiver.db.pool import open_pool
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="archiver")
+def main() -> None:
+    """Archives the media of Matrix rooms as events arrive, and serves it ever after."""
+
+
+class _Parts(click.ParamType[tuple[Part, ...]]):
+    """A list of parts with commas, as `--only intake,worker`."""
+
+    name = "parts"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Part, ...]:
+        """Refuses what is no part, and says which there are."""
+        try:
+            return tuple(Part(name.strip()) for name in str(value).split(","))
+        except ValueError as error:
+            self.fail(f"{error}; choose from {', '.join(Part)}", param, ctx)
+
+
+@main.command("run")
+@click.option("--only", type=_Parts(), help="Run some parts alone: intake,worker,serve,bot.")
+@with_config
+async def run_command(config: Config, only: tuple[Part, ...] | None) -> None:
+    """Run the archive until Ctrl-C or SIGTERM."""
+    await run(config, only or tuple(Part))
+
+
+@main.command("migrate")
+@with_config
+async def migrate_command(config: Config) -> None:
+    """Bring the database to this program's schema."""
+    async with open_database(config) as dsn, open_pool(dsn, 1) as pool, pool.acquire() as conn:
+        applied = await migrate(conn)
+    for name in applied:
+        click.echo(f"applied {name}")
+    click.echo("The database is up to date.")
+
+
+for command in (init, doctor, token, stats):
+    main.add_command(command)

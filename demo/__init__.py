@@ -1,0 +1,1 @@
+"""A homeserver forgets, the archive does not: `make demo`."""
