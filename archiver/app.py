@@ -36,7 +36,7 @@ from archiver.store.postgres import PostgresStore
 from archiver.store.s3 import S3Store
 from archiver.store.spool import Spool
 
-STORE_RETRY_SECONDS = 10.0
+STORE_RETRY_SECONDS = 3.0
 
 log = structlog.get_logger(__name__)
 

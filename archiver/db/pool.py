@@ -20,8 +20,11 @@ Row: TypeAlias = "asyncpg.Record"
 Connection: TypeAlias = "asyncpg.Connection[Row] | PoolConnectionProxy[Row]"
 Pool: TypeAlias = "asyncpg.Pool[Row]"
 
-START_SECONDS = 10.0
+START_SECONDS = 5.0
 RETRY_SECONDS = 0.5
+
+# It answers, and does not let us in: told at once at the start, and an outage later on.
+LOCKED_OUT = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 
 # The server or the way to it failed, not the statement: the same call may succeed later.
 DATABASE_AWAY = (
@@ -35,6 +38,7 @@ DATABASE_AWAY = (
     asyncpg.OperatorInterventionError,
     asyncpg.DeadlockDetectedError,
     asyncpg.SerializationError,
+    *LOCKED_OUT,
 )
 
 
@@ -67,7 +71,8 @@ async def _connect(dsn: str, max_size: int) -> Pool:
                 "and any of / : @ # ? % in the password is written as %2F %3A %40 %23 %3F %25"
             ) from None
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            if not isinstance(error, DATABASE_AWAY) or time.monotonic() > deadline:
+            away = isinstance(error, DATABASE_AWAY) and not isinstance(error, LOCKED_OUT)
+            if not away or time.monotonic() > deadline:
                 raise OperationError(
                     f"the database does not answer ({error}): "
                     "check database.url and that PostgreSQL runs"
