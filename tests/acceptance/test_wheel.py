@@ -38,8 +38,8 @@ def run(*command: str | Path, folder: Path, python_path: Path | None = None) -> 
 def test_the_wheel_works_without_the_checkout(tmp_path: Path) -> None:
     """It starts, says its version, and has the migrations, the marker of its types and the
     licence; nothing of the tests is in it."""
-    wheel_command = [*PIP, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, CHECKOUT]
-    run(*wheel_command, folder=tmp_path)
+    build = [*PIP, "wheel", "--no-deps", "--no-build-isolation"]
+    run(*build, "-w", tmp_path, CHECKOUT, folder=tmp_path)
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as file:
         names = set(file.namelist())
