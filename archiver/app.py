@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Collection
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
@@ -37,6 +38,9 @@ from archiver.store.s3 import S3Store
 from archiver.store.spool import Spool
 
 STORE_RETRY_SECONDS = 3.0
+SMALL = 1024 * 1024  # bodies up to here never touch the spool's disk, whatever the inline limit
+MOST_CONNECTIONS = 50  # the embedded server takes 60, and other processes have their share
+DISK_THREADS = 16
 
 log = structlog.get_logger(__name__)
 
@@ -80,7 +84,8 @@ async def open_base(config: Config) -> AsyncIterator[Base]:
     """Database, schema and stores, closed again at the end of the block. Raises OperationError."""
     async with AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(open_database(config))
-        pool = await stack.enter_async_context(open_pool(dsn, config.worker.concurrency + 12))
+        connections = min(2 * config.worker.concurrency + 12, MOST_CONNECTIONS)
+        pool = await stack.enter_async_context(open_pool(dsn, connections))
         await _bring_up_to_date(pool, embedded=config.database.url == "embedded")
         session = await stack.enter_async_context(http_session())
         store = HybridStore(
@@ -101,6 +106,8 @@ def object_store(config: Config, session: aiohttp.ClientSession) -> BlobStore:
 async def run(config: Config, parts: Collection[Part] = tuple(Part)) -> None:
     """Runs the archive until SIGINT or SIGTERM. Raises OperationError and ConfigError."""
     registration = load_registration(config.appservice.registration, config.homeserver.server_name)
+    # By default there are two more than cores, too few for what waits for a disk.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(DISK_THREADS))
     async with open_base(config) as base, AsyncExitStack() as servers:
         listener = Listener(base.dsn)
         try:
@@ -142,19 +149,22 @@ def _intake(base: Base, registration: Registration, recovery: Recovery) -> Intak
 
 
 def _worker(base: Base, registration: Registration) -> Worker:
-    config = base.config
-    storage = config.storage
+    config, storage = base.config, base.config.storage
     storage.spool.mkdir(parents=True, exist_ok=True)
+    downloads = config.worker.concurrency
     parts = Parts(
         base.pool,
-        MediaSource(base.session, config.homeserver.url, registration.as_token, registration.bot),
-        Spool(storage.spool, storage.inline_limit),
+        MediaSource(
+            base.session, config.homeserver.url, registration.as_token, registration.bot, downloads
+        ),
+        Spool(storage.spool, max(storage.inline_limit, SMALL)),
         base.store,
         config.capture.max_size,
     )
     return Worker(
         parts,
-        concurrency=config.worker.concurrency,
+        # As many again may be on their way into the store, so that neither side waits.
+        concurrency=2 * downloads,
         lease=config.worker.lease,
         stop_within=config.worker.stop_within,
     )

@@ -168,5 +168,10 @@ def _reference_rows(kept: Sequence[Kept]) -> list[tuple[Any, ...]]:
 
 
 def _columns(width: int, rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
-    """Rows turned into the arrays that `unnest` takes; empty arrays where there are none."""
-    return list(zip(*rows, strict=True)) or [()] * width
+    """Rows turned into the arrays that `unnest` takes; it fills up the shorter ones with NULL.
+
+    A column of None alone goes as an empty array, which costs nothing to send.
+    """
+    columns = zip(*rows, strict=True)
+    lean = [() if all(value is None for value in column) else column for column in columns]
+    return lean or [()] * width

@@ -6,7 +6,7 @@ https://spec.matrix.org/v1.16/client-server-api/#get_matrixclientv1mediadownload
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from email.message import Message
 from typing import Any
@@ -52,8 +52,9 @@ _PROXY_ALONE = frozenset({502, 503})
 class Download:
     """A download under way: what was announced, and the chunks as they come."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, response: aiohttp.ClientResponse, arrived: Callable[[], None]) -> None:
         self._response = response
+        self._arrived = arrived
         self.announced_size = response.content_length
         self.said = Said(
             declared_type=_text(response.headers.get("Content-Type")),
@@ -65,6 +66,7 @@ class Download:
         try:
             async for chunk in self._response.content.iter_chunked(CHUNK):
                 yield chunk
+            self._arrived()
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
             raise BodyMismatch(
                 f"the download broke off: {str(error) or 'no data came'}"
@@ -72,27 +74,41 @@ class Download:
 
 
 class MediaSource:
-    """The homeserver, as far as it hands out media. It is asked as our own bot."""
+    """The homeserver, as far as it hands out media. It is asked as our own bot.
+
+    `at_once` downloads go on at a time, each until its body has arrived.
+    """
 
     def __init__(
-        self, session: aiohttp.ClientSession, homeserver_url: str, as_token: str, bot: str
+        self,
+        session: aiohttp.ClientSession,
+        homeserver_url: str,
+        as_token: str,
+        bot: str,
+        at_once: int,
     ) -> None:
         self._session = session
         self._base = URL(homeserver_url)
         self._headers = {"Authorization": f"Bearer {as_token}", "Accept-Encoding": "identity"}
         self._bot = bot
         self._legacy = False
+        self._slots = asyncio.Semaphore(at_once)
 
     @asynccontextmanager
     async def open(self, mxc: Mxc) -> AsyncIterator[Download]:
         """The body of a media. Raises the Retryable and Permanent errors of errors.py."""
-        response = await self._get(mxc)
+        await self._slots.acquire()
+        arrived = _once(self._slots.release)
         try:
-            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                raise FetchFailed("the homeserver sent a compressed body, which nobody asked for")
-            yield Download(response)
+            response = await self._get(mxc)
+            try:
+                if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+                    raise FetchFailed("the homeserver sent a compressed body, unasked")
+                yield Download(response, arrived)
+            finally:
+                response.close()
         finally:
-            response.close()
+            arrived()
 
     async def _get(self, mxc: Mxc) -> aiohttp.ClientResponse:
         if not self._legacy:
@@ -175,6 +191,17 @@ class MediaSource:
 
     def _is_homeserver(self, url: URL) -> bool:
         return url.origin() == self._base.origin()
+
+
+def _once(release: Callable[[], None]) -> Callable[[], None]:
+    """A slot is free when its body has arrived, or at the latest when its user leaves."""
+    pending = [release]
+
+    def call() -> None:
+        while pending:
+            pending.pop()()
+
+    return call
 
 
 def _target(url: URL, location: str | None) -> URL:

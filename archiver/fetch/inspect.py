@@ -14,6 +14,7 @@ from tinytag import TinyTag
 
 from archiver.model import Facts
 from archiver.store.base import Body
+from archiver.store.reader import BodyReader
 from archiver.store.spool import in_thread
 
 MAGIC_LENGTH = 8192
@@ -49,39 +50,22 @@ async def inspect(body: Body) -> Facts:
     return Facts(kind)
 
 
-class _Window(io.RawIOBase):
-    """A body as a seekable file that fails once `budget` bytes were read from it.
+class _Window(BodyReader):
+    """A body as a file that fails once `budget` bytes were read from it.
 
     It must not seem to end there: what a parser makes of half a file would be a wrong fact.
     """
 
     def __init__(self, body: Body, budget: int) -> None:
-        self._body = body
+        super().__init__(body)
         self._budget = budget
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = (0, self._position, self._body.size)[whence]
-        self._position = max(0, base + offset)
-        return self._position
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # a Buffer, in typeshed's newest words
         if not self._budget:
             raise OSError("looked at enough of this body")
-        data = self._body.read_at(self._position, min(len(buffer), self._budget))
-        buffer[: len(data)] = data
-        self._position += len(data)
-        self._budget -= len(data)
-        return len(data)
+        length = super().readinto(memoryview(buffer)[: self._budget])
+        self._budget -= length
+        return length
 
 
 def _pixels(body: Body, kind: str) -> tuple[int | None, int | None]:

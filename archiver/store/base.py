@@ -62,8 +62,8 @@ class BlobStore(Protocol):
     async def put(self, body: Body) -> None:
         """After return the blob is durable; after an error it is complete or not there at all.
 
-        Idempotent, also at the same time. A blob of the right size that is there already is left
-        as it is: to repair one, delete it first.
+        Idempotent, also at the same time. A blob of the right size that is there already may be
+        left as it is: to repair one, delete it first.
         """
 
     def read(

@@ -9,13 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, cast
+from typing import IO, TYPE_CHECKING, Literal, cast
 
 import boto3.session
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from archiver.store.base import Body, digest_of, key_of
+from archiver.store.base import MIB, Body, digest_of, key_of
+from archiver.store.reader import BodyReader
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 5
 ANSWER_SECONDS = 60
-CONNECTIONS = 10
+CONNECTIONS = 16
 STALE = timedelta(days=1)
 UNNAMED_REGION = "us-east-1"  # S3 refuses to have its first region named when a bucket is made
 
@@ -76,7 +77,11 @@ class Bucket:
             aws_secret_access_key=self.secret_access_key,
             config=Config(
                 signature_version="s3v4",
-                s3={"addressing_style": self.addressing_style},
+                s3={
+                    "addressing_style": self.addressing_style,
+                    # The MD5 is signed, and is checked: a second hash of all bytes adds nothing.
+                    "payload_signing_enabled": False,
+                },
                 retries={"mode": "standard", "total_max_attempts": 2},
                 connect_timeout=CONNECT_SECONDS,
                 read_timeout=ANSWER_SECONDS,
@@ -113,10 +118,12 @@ class Bucket:
         return head["ContentLength"]
 
     def put(self, body: Body) -> None:
-        """Store a body that may be in memory whole."""
-        data = body.read_at(0, body.size) if body.data is None else body.data
+        """Store a body in one request. One on disk is read on the way, not into memory."""
         self.client.put_object(
-            Bucket=self.name, Key=self._key(body.sha256), Body=data, ContentMD5=_md5(data)
+            Bucket=self.name,
+            Key=self._key(body.sha256),
+            Body=cast("IO[bytes]", BodyReader(body)) if body.data is None else body.data,
+            ContentMD5=_md5_of(body) if body.data is None else _md5(body.data),
         )
 
     def begin(self, sha256: bytes) -> str:
@@ -204,6 +211,13 @@ class Bucket:
 def code_of(error: ClientError) -> str:
     """S3's word for what went wrong; after a HEAD, the HTTP status."""
     return error.response.get("Error", {}).get("Code", "")
+
+
+def _md5_of(body: Body) -> str:
+    md5 = hashlib.md5(usedforsecurity=False)
+    for offset in range(0, body.size, MIB):
+        md5.update(body.read_at(offset, MIB))
+    return base64.b64encode(md5.digest()).decode()
 
 
 def _md5(data: bytes) -> str:

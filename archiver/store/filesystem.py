@@ -32,6 +32,8 @@ class FilesystemStore:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._temporary = path / "tmp"
+        # Folders that are known to outlive a power cut, 65,536 at most.
+        self._lasting: set[Path] = set()
 
     def path_of(self, sha256: bytes) -> Path:
         """Where the blob's file is, or would be."""
@@ -115,15 +117,20 @@ class FilesystemStore:
         if self._size(body.sha256) != body.size:
             self._place(body, target)
         # Also for a file that was there: who put it may not have come to this line yet.
-        for folder in (target.parent, target.parent.parent, self._path):
-            _sync_folder(folder)
+        _sync_folder(target.parent)
+        if target.parent not in self._lasting:
+            _sync_folder(target.parent.parent)
+            _sync_folder(self._path)
+            self._lasting.add(target.parent)
 
     def _place(self, body: Body, target: Path) -> None:
         temporary = self._temporary / secrets.token_hex(16)
         try:
             _write_file(body, temporary)
-            target.parent.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
-            target.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
+            if not target.parent.is_dir():
+                self._lasting.discard(target.parent)
+                target.parent.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
+                target.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
             temporary.replace(target)
         finally:
             # Still there after an error, and after replacing another link to the same file: then

@@ -26,7 +26,7 @@ from archiver.store.spool import in_thread
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-CALL_THREADS = 4
+CALL_THREADS = 8
 MOST_PARTS = 9000  # S3 allows 10,000
 URL_SECONDS = 3600
 READ_TIMEOUT = aiohttp.ClientTimeout(
@@ -41,8 +41,9 @@ T = TypeVar("T")
 class S3Store:
     """A `BlobStore` in a bucket.
 
-    All its uploads together hold at most `part_size` times `concurrency` bytes in memory;
-    `part_size` grows for objects that would have too many parts. `session` stays its maker's to
+    A body over `single_size` bytes goes up in parts. All such uploads together hold at most
+    `part_size` times `concurrency` bytes in memory; `part_size` grows for objects that would have
+    too many parts. `session` stays its maker's to
     close, and must have no headers of its own, or S3 would get them.
     """
 
@@ -57,6 +58,7 @@ class S3Store:
         secret_access_key: str | None,
         addressing_style: Literal["auto", "path", "virtual"],
         session: aiohttp.ClientSession,
+        single_size: int = 64 * MIB,
         part_size: int = 8 * MIB,
         concurrency: int = 3,
     ) -> None:
@@ -70,6 +72,7 @@ class S3Store:
             addressing_style,
         )
         self._session = session
+        self._single_size = single_size
         self._part_size = part_size
         self._concurrency = concurrency
         self._uploads = ThreadPoolExecutor(concurrency, "s3-upload")
@@ -89,11 +92,11 @@ class S3Store:
 
     async def put(self, body: Body) -> None:
         """See `BlobStore.put`. The server gets an MD5 of all that is sent, to check it."""
-        if await self._call(self._bucket.size, body.sha256) == body.size:
-            return
-        if body.size <= self._part_size:
+        if body.data is not None:
+            await self._call(self._bucket.put, body)
+        elif body.size <= self._single_size:
             await self._upload(self._bucket.put, body)
-        else:
+        elif await self._call(self._bucket.size, body.sha256) != body.size:
             await self._put_parts(body)
 
     async def read(

@@ -67,7 +67,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.fixture
 def source(session: aiohttp.ClientSession, homeserver: Homeserver) -> MediaSource:
-    return MediaSource(session, homeserver.url, TOKEN, BOT)
+    return MediaSource(session, homeserver.url, TOKEN, BOT, 64)
 
 
 async def fetch(source: MediaSource, media: Mxc = CAT) -> bytes:
@@ -255,7 +255,7 @@ async def test_an_old_homeserver_is_asked_the_old_way(session: aiohttp.ClientSes
     """M_UNRECOGNIZED leads to the unauthenticated endpoint, which is asked first from then on."""
     async with Homeserver(authenticated=False) as old:
         old.give(CAT, DATA)
-        source = MediaSource(session, old.url, TOKEN, BOT)
+        source = MediaSource(session, old.url, TOKEN, BOT, 64)
         assert await fetch(source) == await fetch(source) == DATA
         endpoints = [seen.path.removesuffix("/archive.test/cat") for seen in old.seen]
         assert endpoints == [f"/{AUTHENTICATED}", f"/{LEGACY}", f"/{LEGACY}"]
@@ -265,7 +265,7 @@ async def test_an_upgraded_homeserver_is_noticed(session: aiohttp.ClientSession)
     """When the old endpoint stops to answer, the next try begins with the new one again."""
     async with Homeserver(authenticated=False) as homeserver:
         homeserver.give(CAT, DATA)
-        source = MediaSource(session, homeserver.url, TOKEN, BOT)
+        source = MediaSource(session, homeserver.url, TOKEN, BOT, 64)
         await fetch(source)
         homeserver.authenticated = True
         with pytest.raises(MediaNotFound):
@@ -465,3 +465,31 @@ async def test_a_body_that_is_left_is_not_read_on(
     assert await fetch(source) == DATA
     assert homeserver.sent < huge // 10
     assert len({seen.client for seen in homeserver.seen}) == 2
+
+
+async def test_a_slot_is_free_when_the_body_has_come(
+    session: aiohttp.ClientSession, homeserver: Homeserver
+) -> None:
+    """No more than `at_once` downloads go on; what is stored afterwards holds nobody up."""
+    dog = mxc("dog")
+    for media in (CAT, dog):
+        homeserver.give(media, body(DATA))
+    source = MediaSource(session, homeserver.url, TOKEN, BOT, 1)
+    async with source.open(CAT) as first:
+        second = asyncio.create_task(fetch(source, dog))
+        await fetch(MediaSource(session, homeserver.url, TOKEN, BOT, 1))  # time for it to begin
+        assert homeserver.asked(dog) == 0
+        assert b"".join([chunk async for chunk in first.chunks()]) == DATA
+        assert await second == DATA
+
+
+async def test_a_failed_download_frees_its_slot(
+    session: aiohttp.ClientSession, homeserver: Homeserver
+) -> None:
+    """Neither a refusal nor a reader that leaves early keeps a slot."""
+    homeserver.give(CAT, error(404, "M_NOT_FOUND"), body(DATA))
+    source = MediaSource(session, homeserver.url, TOKEN, BOT, 1)
+    with pytest.raises(MediaNotFound):
+        await fetch(source)
+    await said(source)
+    assert await fetch(source) == DATA

@@ -100,6 +100,7 @@ async def s3_at(endpoint: S3Endpoint, bucket: str) -> AsyncIterator[S3Store]:
             secret_access_key=endpoint.secret_access_key,
             addressing_style="path",
             session=session,
+            single_size=PART,
             part_size=PART,
         )
         try:

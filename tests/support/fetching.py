@@ -89,5 +89,5 @@ async def parts(
     )
     await store.open()
     async with http_session() as session:
-        source = MediaSource(session, homeserver_url, TOKEN, BOT)
+        source = MediaSource(session, homeserver_url, TOKEN, BOT, 64)
         yield Parts(pool, source, Spool(folder / "spool", inline_limit), store, max_size)
