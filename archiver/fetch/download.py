@@ -9,33 +9,19 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from email.message import Message
-from typing import Any
 
 import aiohttp
-import orjson
 from yarl import URL
 
 from archiver.catalogue.queue import Said
-from archiver.errors import (
-    ArchiverError,
-    BodyMismatch,
-    FetchFailed,
-    HomeserverUnavailable,
-    MediaNotFound,
-    NotYetUploaded,
-    RateLimited,
-    TooLargeForHomeserver,
-)
+from archiver.errors import ArchiverError, BodyMismatch, FetchFailed, HomeserverUnavailable
+from archiver.fetch.refusal import Refusal, read_refusal
 from archiver.model import SERVER_NAME_MAX, Mxc
 
 CHUNK = 256 * 1024
 MAX_REDIRECTS = 5
 # How long the homeserver itself may wait for another server, or for an upload to come.
 HOMESERVER_WAIT = 20
-DEFAULT_RETRY_AFTER = 5.0
-LONGEST_RETRY_AFTER = 86_400.0
-REFUSAL_SIZE = 64 * 1024
-REFUSAL_SECONDS = 10
 # Uploaders choose the Content-Type, and Synapse hands out up to 16 KiB of it.
 HEADER_SIZE = 64 * 1024
 TEXT_LENGTH = 255
@@ -45,8 +31,6 @@ LEGACY = "_matrix/media/v3/download"
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10, sock_read=HOMESERVER_WAIT + 40)
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-# A homeserver gives a Matrix error with these; without one a reverse proxy speaks for itself.
-_PROXY_ALONE = frozenset({502, 503})
 
 
 class Download:
@@ -115,15 +99,15 @@ class MediaSource:
             response = await self._follow(self._url(AUTHENTICATED, mxc))
             if response.status == 200:
                 return response
-            refusal = await _read_refusal(response)
-            if refusal.get("errcode") != "M_UNRECOGNIZED":
+            refusal = await read_refusal(response)
+            if refusal.errcode != "M_UNRECOGNIZED":
                 raise self._error(response, refusal)
         # Homeservers before Matrix 1.11 know only this one. Remembered as long as it works: an
         # upgraded homeserver has what is new behind the other one alone.
         response = await self._follow(self._url(LEGACY, mxc))
         self._legacy = response.status == 200
         if not self._legacy:
-            raise self._error(response, await _read_refusal(response))
+            raise self._error(response, await read_refusal(response))
         return response
 
     def _url(self, endpoint: str, mxc: Mxc) -> URL:
@@ -166,28 +150,8 @@ class MediaSource:
         except (aiohttp.ClientError, ValueError) as error:
             raise FetchFailed(f"{url.origin()} answers what is no HTTP: {error}") from error
 
-    def _error(self, response: aiohttp.ClientResponse, refusal: dict[str, Any]) -> ArchiverError:
-        status, errcode = response.status, refusal.get("errcode")
-        said = f"{status} {errcode or ''}: {refusal.get('error') or 'no reason given'}"[:1000]
-        if status == 429:
-            header = response.headers.get("Retry-After")
-            return RateLimited(said, _retry_after(refusal.get("retry_after_ms"), header))
-        if errcode == "M_NOT_YET_UPLOADED":
-            return NotYetUploaded(said)
-        if errcode == "M_TOO_LARGE":
-            return TooLargeForHomeserver(said)
-        if status == 404:
-            return MediaNotFound(said)
-        if self._is_homeserver(response.url):
-            if status == 401:
-                return HomeserverUnavailable(
-                    f"the homeserver refuses the as_token ({said}): is registration.yaml the one"
-                    " that it reads?"
-                )
-            if status in _PROXY_ALONE and errcode is None:
-                return HomeserverUnavailable(f"the homeserver is away, its proxy says {status}")
-        # 403 too: Synapse says so of one media, where federation with its server is denied.
-        return FetchFailed(said)
+    def _error(self, response: aiohttp.ClientResponse, refusal: Refusal) -> ArchiverError:
+        return refusal.error(by_homeserver=self._is_homeserver(response.url))
 
     def _is_homeserver(self, url: URL) -> bool:
         return url.origin() == self._base.origin()
@@ -215,31 +179,6 @@ def _target(url: URL, location: str | None) -> URL:
     except ValueError as error:
         raise FetchFailed(f"a redirect to {(location or 'nowhere')[:200]!r}: {error}") from error
     return target
-
-
-def _retry_after(milliseconds: object, header: str | None) -> float:
-    """Seconds, by Matrix's own word or by HTTP's (RFC 9110, 10.2.3; dates are not looked at)."""
-    seconds = DEFAULT_RETRY_AFTER
-    if isinstance(milliseconds, int | float) and milliseconds >= 0:
-        seconds = milliseconds / 1000
-    elif header and header.isascii() and header.isdigit():
-        seconds = float(header)
-    return min(seconds, LONGEST_RETRY_AFTER)
-
-
-async def _read_refusal(response: aiohttp.ClientResponse) -> dict[str, Any]:
-    """The Matrix error in a body, of which no more than `REFUSAL_SIZE` is looked at."""
-    body = bytearray()
-    try:
-        async with asyncio.timeout(REFUSAL_SECONDS):
-            while len(body) < REFUSAL_SIZE and (chunk := await response.content.readany()):
-                body += chunk
-        refusal = orjson.loads(body)
-    except (aiohttp.ClientError, ConnectionError, TimeoutError, orjson.JSONDecodeError):
-        return {}
-    finally:
-        response.close()
-    return refusal if isinstance(refusal, dict) else {}
 
 
 def _filename(disposition: str | None) -> str | None:

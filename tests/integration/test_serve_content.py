@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,24 +29,6 @@ if TYPE_CHECKING:
     from archiver.db.pool import Pool
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR\0\0\0\x02\0\0\0\x03" + bytes(100)
-
-
-@pytest.fixture
-async def archive(pool: Pool, tmp_path: Path) -> Archive:
-    """An archive with nothing in it."""
-    archive = Archive(pool, tmp_path)
-    await archive.store.open()
-    return archive
-
-
-@pytest.fixture
-async def reader(
-    archive: Archive, database_url: str, http: aiohttp.ClientSession
-) -> AsyncIterator[Reader]:
-    """Somebody who may read it."""
-    secret = await archive.token()
-    async with serving(archive, database_url) as server:
-        yield Reader(http, server, secret)
 
 
 def image(size: int) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,27 +21,9 @@ from tests.support.postgres import PostgresProcess
 from tests.support.serving import MATRIX, SERVER, Archive, Reader, serving
 
 if TYPE_CHECKING:
-    from archiver.db.pool import Pool
+    pass
 
 DATA = b"some text"
-
-
-@pytest.fixture
-async def archive(pool: Pool, tmp_path: Path) -> Archive:
-    """An archive with nothing in it."""
-    archive = Archive(pool, tmp_path)
-    await archive.store.open()
-    return archive
-
-
-@pytest.fixture
-async def reader(
-    archive: Archive, database_url: str, http: aiohttp.ClientSession
-) -> AsyncIterator[Reader]:
-    """Somebody who may read it."""
-    secret = await archive.token()
-    async with serving(archive, database_url) as server:
-        yield Reader(http, server, secret)
 
 
 @pytest.mark.parametrize(
