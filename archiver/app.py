@@ -41,6 +41,8 @@ STORE_RETRY_SECONDS = 3.0
 SMALL = 1024 * 1024  # bodies up to here never touch the spool's disk, whatever the inline limit
 MOST_CONNECTIONS = 50  # the embedded server takes 60, and other processes have their share
 DISK_THREADS = 16
+# Whoever signals a process and its group (timeout(1) does) means it once.
+ONE_REQUEST_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -224,17 +226,18 @@ async def _listening(app: web.Application, address: Address) -> AsyncIterator[No
 
 
 async def _until_signalled() -> None:
-    """Ends by raising at the first signal; a second one ends the process on the spot."""
+    """Ends by raising at the first signal; a later one ends the process on the spot."""
     loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
+    asked_at = loop.create_future()
 
     def asked() -> None:
-        if stop.is_set():
+        if not asked_at.done():
+            asked_at.set_result(loop.time())
+        elif loop.time() - asked_at.result() > ONE_REQUEST_SECONDS:
             os._exit(1)
-        stop.set()
 
     for signum in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(signum, asked)
-    await stop.wait()
+    await asked_at
     log.info("stopping; once more to stop at once")
     raise _Stopped

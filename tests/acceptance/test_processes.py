@@ -50,7 +50,11 @@ def transaction(*media_ids: str) -> bytes:
     return f'{{"events": [{", ".join(events)}]}}'.encode()
 
 
-@pytest.mark.parametrize("end", [Archiver.stop, Archiver.interrupt], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "end",
+    [Archiver.stop, Archiver.interrupt, Archiver.interrupt_twice],
+    ids=["SIGTERM", "Ctrl-C", "timeout(1)"],
+)
 async def test_an_archiver_ends_in_good_order(
     lone_archive: Archiver, http: aiohttp.ClientSession, end: Callable[[Archiver], int | None]
 ) -> None:

@@ -125,6 +125,11 @@ class Archiver:
         os.killpg(self.pid, signal.SIGINT)
         return self._server.ended(60)
 
+    def interrupt_twice(self) -> int | None:
+        """As timeout(1) does: the process, and its group as well; returns its exit status."""
+        os.kill(self.pid, signal.SIGINT)
+        return self.interrupt()
+
     def kill(self) -> None:
         """A crash."""
         self._server.kill()
