@@ -23,10 +23,12 @@ SELECT m.state, m.reason, m.declared_type, b.sha256, b.size, b.place, b.mimetype
 FROM media AS m LEFT JOIN blob AS b ON b.sha256 = m.blob_sha256
 WHERE m.server_name = $1 AND m.media_id = $2
 """
+# Up to 1 MiB comes at once. What is larger is read in pieces as the reader takes them, or five
+# hundred slow readers would hold five hundred times the inline limit.
 READ = LOOK.replace("NULL::bytea", "d.data").replace(
     "WHERE m.server_name",
     "LEFT JOIN blob_data AS d ON d.sha256 = b.sha256 AND b.place = 'inline'"
-    " AND m.state = 'ready'\nWHERE m.server_name",
+    " AND b.size <= 1048576 AND m.state = 'ready'\nWHERE m.server_name",
 )
 DESCRIBE = """
 SELECT m.state, m.reason, m.attempts, CASE m.state WHEN 'pending' THEN m.due_at END AS due_at,
@@ -48,7 +50,7 @@ ORDER BY e.origin_server_ts DESC NULLS LAST, r.event_id, r.role LIMIT $3
 
 
 class Media(NamedTuple):
-    """What a download needs to know. `data`: the bytes of an inline blob, where asked for."""
+    """What a download needs to know. `data`: the bytes of a small inline blob, if asked for."""
 
     state: State
     reason: str | None

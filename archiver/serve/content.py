@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class Content:
-    """Answers with bytes. Those of an inline blob come with the one question to the database."""
+    """Answers with bytes. Those of a small blob come with the one question to the database."""
 
     def __init__(self, pool: Pool, store: HybridStore, usage: Usage) -> None:
         self._pool = pool

@@ -104,6 +104,24 @@ async def test_the_bytes_are_identical(archive: Archive, reader: Reader, size: i
         assert await answer.read() == data
 
 
+@pytest.mark.parametrize("size", [2**20, 2**20 + 1, 3 * 2**20 + 7])
+async def test_large_inline_blobs_come_in_pieces(
+    pool: Pool, database_url: str, http: aiohttp.ClientSession, tmp_path: Path, size: int
+) -> None:
+    """Under a high limit too, the bytes and their ranges are the same, from the database alone."""
+    archive = Archive(pool, tmp_path, inline_limit=4 * 2**20)
+    await archive.store.open()
+    data = secrets.token_bytes(size)
+    mxc = await archive.put(data, "application/octet-stream")
+    async with serving(archive, database_url) as server:
+        reader = Reader(http, server, await archive.token())
+        async with reader.get(mxc) as answer:
+            assert (answer.content_length, await answer.read()) == (size, data)
+        async with reader.get(mxc, Range="bytes=1000000-1048570") as answer:
+            assert await answer.read() == data[1000000:1048571]
+    assert await archive.objects.size(await digest_of(archive, mxc)) is None
+
+
 @pytest.mark.parametrize("size", [1000, INLINE_LIMIT + 1000])
 @pytest.mark.parametrize(
     ("asked", "status", "start", "stop"),

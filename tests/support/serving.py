@@ -42,11 +42,11 @@ async def eventually(holds: Callable[[], bool]) -> None:
 class Archive:
     """What has been archived, without a homeserver or a worker."""
 
-    def __init__(self, pool: Pool, folder: Path) -> None:
+    def __init__(self, pool: Pool, folder: Path, inline_limit: int = INLINE_LIMIT) -> None:
         self.pool = pool
         self.objects = FilesystemStore(folder / "objects")
-        self.store = HybridStore(PostgresStore(pool), self.objects, INLINE_LIMIT)
-        self._spool = Spool(folder / "spool", INLINE_LIMIT)
+        self.store = HybridStore(PostgresStore(pool), self.objects, inline_limit)
+        self._spool = Spool(folder / "spool", inline_limit)
 
     async def put(
         self, data: bytes, declared_type: str | None = "image/png", upload_name: str | None = None
