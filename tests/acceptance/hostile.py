@@ -11,7 +11,7 @@ INLINE_LIMIT = 64 * 1024
 
 # $E is the event's id, $M the mxc URI that must be found.
 _ORDINARY = '{"msgtype": "m.image", "body": "a.png", "url": "$M", "info": {"size": 7}}'
-_DEEP = 3000
+_DEEP = 30_000  # deeper than any Python parses, within 64 KiB
 
 
 def _event(
