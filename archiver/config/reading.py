@@ -29,7 +29,7 @@ S = TypeVar("S", bound=Section)
 
 def load_config(path: Path, environment: Mapping[str, str] = os.environ) -> Config:
     """Reads and checks `path` and the environment. Raises ConfigError with one line a mistake."""
-    values = _read_yaml(path)
+    values = read_yaml_mapping(path, "the configuration")
     for name, text in sorted(environment.items()):
         if name.startswith(ENVIRONMENT_PREFIX) and "__" in name:
             _override(values, name, text)
@@ -57,10 +57,6 @@ def read_yaml_mapping(path: Path, what: str) -> dict[str, Any]:
     if values is not None and not isinstance(values, dict):
         raise ConfigError(f"{path}: {what} must hold keys and values, like `homeserver:`")
     return values or {}
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    return read_yaml_mapping(path, "the configuration")
 
 
 def _override(values: dict[str, Any], name: str, text: str) -> None:

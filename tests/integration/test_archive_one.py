@@ -20,7 +20,7 @@ from archiver.model import Blob, Facts, Place
 from archiver.store import hybrid
 from archiver.store.filesystem import FilesystemStore
 from archiver.store.hybrid import HybridStore
-from tests.support.fetching import INLINE_LIMIT, add, claim, parts, row, until
+from tests.support.fetching import INLINE_LIMIT, add, claim, parts, row, someone_waits, until
 from tests.support.homeserver import Homeserver, body, chunked, cut_off, mxc
 from tests.support.samples import png
 
@@ -258,16 +258,6 @@ async def test_a_blob_deleted_meanwhile(
     archived = await archive_one(claimed, ours)
     assert archived.completed == (True, True)
     assert await kept(ours.store, archived.blob) == LARGE
-
-
-async def someone_waits(pool: Pool) -> bool:
-    """True when a statement of this database waits for a lock."""
-    return bool(
-        await pool.fetchval(
-            "SELECT count(*) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-    )
 
 
 async def test_no_row_says_what_no_store_has(

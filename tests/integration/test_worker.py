@@ -20,7 +20,16 @@ from archiver.fetch.archive import Parts
 from archiver.fetch.worker import Worker
 from archiver.store.base import Body
 from archiver.store.filesystem import FilesystemStore
-from tests.support.fetching import INLINE_LIMIT, add, claim, parts, row, states, until
+from tests.support.fetching import (
+    INLINE_LIMIT,
+    add,
+    claim,
+    parts,
+    row,
+    someone_waits,
+    states,
+    until,
+)
 from tests.support.homeserver import Homeserver, body, error, held, mxc
 from tests.support.postgres import PostgresProcess
 
@@ -381,16 +390,6 @@ async def test_a_blob_deleted_meanwhile_is_fetched_again(
         await settle(ours.pool, worker, ready=1)
     assert homeserver.asked(mxc("copy")) == 2
     assert await FilesystemStore(tmp_path / "objects").size(digest) == len(LARGE)
-
-
-async def someone_waits(pool: Pool) -> bool:
-    """True when a statement of this database waits for a lock."""
-    return bool(
-        await pool.fetchval(
-            "SELECT count(*) FROM pg_stat_activity "
-            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-    )
 
 
 async def test_an_outage_of_the_store_lets_small_media_pass(

@@ -91,3 +91,13 @@ async def parts(
     async with http_session() as session:
         source = MediaSource(session, homeserver_url, TOKEN, BOT, 64)
         yield Parts(pool, source, Spool(folder / "spool", inline_limit), store, max_size)
+
+
+async def someone_waits(pool: Pool) -> bool:
+    """True when a statement of this database waits for a lock."""
+    return bool(
+        await pool.fetchval(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+    )
