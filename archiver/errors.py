@@ -13,6 +13,7 @@ ArchiverError                     errcode and status: how HTTP shows it (mapped 
 │   └── BodyMismatch              not the announced length, or not the sender's hash
 ├── Permanent                     another try would end the same
 │   ├── TooLargeForHomeserver     502 M_TOO_LARGE: over the homeserver's own limit
+│   ├── RoomUnreadable            the homeserver does not let us read this room's history
 │   ├── BlobMissing               the store does not have the bytes that a row promises
 │   └── Excluded                  our policy says no (becomes state `excluded`)
 └── RequestError                  a reader asked for what we will not or cannot give
@@ -98,6 +99,13 @@ class TooLargeForHomeserver(Permanent):
 
     errcode = "M_TOO_LARGE"
     status = 413
+
+
+class RoomUnreadable(Permanent):
+    """The room is gone, or the bot is neither an administrator nor in it."""
+
+    errcode = "M_FORBIDDEN"
+    status = 403
 
 
 class BlobMissing(Permanent):

@@ -29,6 +29,18 @@ ARCHIVE_ERRORS = Counter(
 )
 CLAIMED = Gauge("archiver_claimed", "Media this process holds a lease on")
 
+HISTORY_EVENTS = Counter("archiver_history_events_total", "Events read from history", ["source"])
+GAP_EVENTS = Counter(
+    "archiver_gap_events_total", "Events that were never pushed, found by comparing and kept"
+)
+ROOM_VISITS = Counter("archiver_room_visits_total", "Rooms compared with history", ["outcome"])
+ROOM_SECONDS = Histogram(
+    "archiver_room_seconds",
+    "What the homeserver took to answer one comparison",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
+)
+REDACTIONS = Counter("archiver_redactions_total", "Redactions whose effect was worked out")
+
 REQUESTS = Counter("archiver_requests_total", "Requests served", ["route", "status"])
 DAMAGED = Counter("archiver_damaged_total", "Reads that found bytes missing in a store")
 BYTES_SERVED = Counter("archiver_served_bytes_total", "Bytes of media served", ["place"])

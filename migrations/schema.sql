@@ -5,8 +5,8 @@
 -- (COLLATE "C"), never by a language's rules. None of them is checked by the grammar of its kind,
 -- because an event with an odd field is kept all the same.
 
--- An event that carries media, a poll or a vote, a redaction, or what is encrypted. Ordinary text
--- messages are not kept.
+-- An event that carries media, a poll or a vote, a redaction, what is encrypted, or the name of a
+-- room or a person. Ordinary text messages are not kept.
 CREATE TABLE event (
     event_id         text COLLATE "C" PRIMARY KEY,  -- 'sha256:' and a hash where it came without
     room_id          text COLLATE "C",              -- NULL, here and below: no text of a legal length
@@ -24,8 +24,32 @@ CREATE TABLE event (
                                                     -- neither needs to be in the archive
     redacted_by      text COLLATE "C",              -- the redaction that was about this event
     redacted_at      timestamptz,
-    received_at      timestamptz NOT NULL DEFAULT now()
+    received_at      timestamptz NOT NULL DEFAULT now(),
+    sent_at          timestamptz NOT NULL DEFAULT now(),  -- origin_server_ts as far as it can be
+                                                          -- true: never later than received_at
+    original         text CHECK (original IN ('wanted', 'lost'))  -- it came emptied by a redaction
 );
+CREATE INDEX event_room ON event (room_id, sent_at);
+-- A room's name, a person's face, a power level: as it was at a time, or as it is.
+CREATE INDEX event_state ON event (room_id, type, state_key, sent_at)
+    WHERE state_key IS NOT NULL;
+CREATE INDEX event_member ON event (state_key, sent_at) WHERE type = 'm.room.member';
+CREATE INDEX event_replaces ON event (replaces) WHERE replaces IS NOT NULL;
+CREATE INDEX event_redacts ON event (redacts) WHERE redacts IS NOT NULL;
+CREATE INDEX event_wanted ON event (event_id) WHERE original = 'wanted';
+CREATE INDEX event_poll ON event (sent_at, event_id)
+    WHERE type IN ('m.poll.start', 'org.matrix.msc3381.poll.start');
+-- Cut, because whoever sends a vote chooses its length, and an index refuses what is too long.
+CREATE INDEX event_vote ON event (left(content #>> '{m.relates_to,event_id}', 255))
+    WHERE type IN ('m.poll.response', 'org.matrix.msc3381.poll.response',
+                   'm.poll.end', 'org.matrix.msc3381.poll.end');
+
+-- Redactions whose effect is still to be worked out, or looked at once more.
+CREATE TABLE redaction_due (
+    redaction text COLLATE "C" PRIMARY KEY,         -- the redaction's own event_id
+    due_at    timestamptz NOT NULL DEFAULT now()
+);
+CREATE INDEX redaction_due_at ON redaction_due (due_at);
 
 -- Bytes, named by their SHA-256; durable in their store before a row here says so. Many media may
 -- share one.
@@ -68,15 +92,28 @@ CREATE TABLE media (
     settled_at    timestamptz,                      -- when it left `pending` last
     last_accessed timestamptz,                      -- both gathered, and written in batches
     access_count  bigint NOT NULL DEFAULT 0,
+    paced_at      timestamptz,                      -- the event's time, while old media of another
+                                                    -- server waits for the budget; due_at is infinity
+    charged       bigint,                           -- bytes that the budget was charged for it
+    redacted_at   timestamptz,                      -- when the last event that names it was redacted;
+                                                    -- a hint: an event that names it since wins
     PRIMARY KEY (server_name, media_id),
     CONSTRAINT media_pending_is_due CHECK (state <> 'pending' OR due_at IS NOT NULL),
     CONSTRAINT media_ready_has_blob CHECK (state <> 'ready' OR blob_sha256 IS NOT NULL),
     CONSTRAINT media_outcome_has_reason CHECK (state NOT IN ('failed', 'excluded') OR reason IS NOT NULL)
 );
 CREATE INDEX media_due ON media (due_at) WHERE state = 'pending';  -- the queue
+CREATE INDEX media_paced ON media (paced_at) WHERE paced_at IS NOT NULL;
 CREATE INDEX media_ended ON media (state)  -- what ended without bytes, to be counted
     WHERE state IN ('failed', 'excluded', 'quarantined', 'deleted');
 CREATE INDEX media_blob ON media (blob_sha256) WHERE blob_sha256 IS NOT NULL;  -- who shares a blob
+CREATE INDEX media_redacted ON media (redacted_at) WHERE redacted_at IS NOT NULL;
+
+-- What may be spent over time: `spent_until` moves ahead of now by size / rate (GCRA).
+CREATE TABLE budget (
+    name        text PRIMARY KEY,
+    spent_until timestamptz NOT NULL DEFAULT now()
+);
 
 -- An event names a media in a role.
 CREATE TABLE reference (
@@ -115,4 +152,65 @@ CREATE TABLE schema_migration (
     name       text NOT NULL,
     sha256     bytea NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- What is known of a room's history: it is complete from `complete_from` to `complete_until`. The
+-- name and faces of a room are read from its state events.
+CREATE TABLE room (
+    room_id        text COLLATE "C" PRIMARY KEY,
+    seen_at        timestamptz NOT NULL DEFAULT now(),
+    active_at      timestamptz,                     -- the last event that came, of any type
+    position       text,                            -- the homeserver's token of `complete_until`
+    complete_from  timestamptz,                     -- '-infinity': from the room's beginning
+    complete_until timestamptz,                     -- NULL: never compared
+    looked_back_at timestamptz,                     -- for what federation delivered late
+    due_at         timestamptz NOT NULL DEFAULT now(),  -- the next comparison; schedule and lease
+    attempts       integer NOT NULL DEFAULT 0,      -- claims so far: the fencing token
+    reason         text                             -- why its history cannot be read
+);
+CREATE INDEX room_due ON room (due_at);
+
+-- Rooms whose old messages were asked for; a room's cursor is committed with what it found.
+CREATE TABLE backfill (
+    room_id      text COLLATE "C" PRIMARY KEY REFERENCES room,
+    since        timestamptz,                       -- NULL: from the beginning
+    until        timestamptz,                       -- NULL: up to now
+    state        text NOT NULL CHECK (state IN ('pending', 'done', 'failed')),
+    reason       text,
+    due_at       timestamptz NOT NULL DEFAULT now(),  -- schedule, back-off and lease in one
+    attempts     integer NOT NULL DEFAULT 0,        -- claims so far: the fencing token
+    cursor       text,                              -- where to read on, backwards; NULL: the newest
+    reached_at   timestamptz,                       -- the time of the oldest event read so far
+    events       bigint NOT NULL DEFAULT 0,         -- read, of any type
+    kept         bigint NOT NULL DEFAULT 0,         -- of these new to the archive
+    media        bigint NOT NULL DEFAULT 0,         -- queued by them
+    requested_at timestamptz NOT NULL DEFAULT now(),
+    settled_at   timestamptz,
+    CONSTRAINT backfill_failed_has_reason CHECK (state <> 'failed' OR reason IS NOT NULL)
+);
+CREATE INDEX backfill_due ON backfill (due_at) WHERE state = 'pending';
+
+-- When something last happened, for all processes: 'push', 'doubt' (since then pushes may be
+-- missing until a room is compared), 'reconcile' (a pass over all rooms ended).
+CREATE TABLE moment (
+    name text PRIMARY KEY,
+    at   timestamptz NOT NULL
+);
+
+-- What must stay, whatever rule says that it goes.
+CREATE TABLE hold (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    kind        text NOT NULL CHECK (kind IN ('mxc', 'event', 'user', 'room')),
+    target      text COLLATE "C" NOT NULL,
+    reason      text NOT NULL,
+    holder      text NOT NULL,                      -- who said so
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    released_at timestamptz
+);
+CREATE UNIQUE INDEX hold_live ON hold (kind, target) WHERE released_at IS NULL;
+
+-- Objects whose rows are gone; their bytes follow when no upload can be on its way any more.
+CREATE TABLE garbage (
+    sha256 bytea PRIMARY KEY,
+    due_at timestamptz NOT NULL
 );

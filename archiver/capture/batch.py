@@ -46,6 +46,17 @@ class Batch:
         start, stop = self._spans[index]
         return self._body[start:stop].strip()
 
+    @cached_property
+    def fields(self) -> dict[str, Any]:
+        """What the body holds beside the events. Raises NotJSON."""
+        body, spans = self._body, self._spans
+        rest = body[: spans[0][0]] + body[spans[-1][1] :] if spans else body
+        try:
+            document = orjson.loads(rest)
+        except orjson.JSONDecodeError as error:
+            raise NotJSON(f"the body beside its {self._key!r} cannot be read: {error}") from None
+        return document if isinstance(document, dict) else {}
+
     def _parse(self) -> list[Any]:
         try:
             document = orjson.loads(self._body)

@@ -14,59 +14,96 @@ import asyncpg
 import structlog
 
 from archiver.capture.policy import REMOTE_EXCLUDED, ROOM_EXCLUDED, CapturePolicy
-from archiver.capture.rows import Kept, bare, storable_json
+from archiver.capture.rows import EventRow, Kept, bare, storable_json
 from archiver.model import Mxc, Source
 
 if TYPE_CHECKING:
     from archiver.db.pool import Connection
 
+PACED = "history.remote_rate: it waits for its turn"
+
 # `due_at` starts at the event's own time, never later than now: of what is due the queue takes
 # mostly the youngest, so what people post today passes by an old room's backlog.
 #
-# Media that are known already are passed over before the INSERT, because ON CONFLICT DO UPDATE
-# locks even the rows that it leaves as they are: a push would wait for workers, and they for it.
+# Media that are known already and stay as they are are passed over before the INSERT, because
+# ON CONFLICT DO UPDATE locks even the rows that it leaves alone: a push would wait for workers,
+# and they for it. What changes a known media: it was left out and is wanted now; it was deleted
+# with its redacted event and is posted again; it waits for the budget of old media and is posted
+# today.
+#
+# An event that came emptied gives way to itself with content, and what a comparison found gives
+# way to the push that was merely late, so that `source` tells what was really lost.
 RECORD = """
 WITH new_event AS (
-    INSERT INTO event (event_id, room_id, sender, type, state_key, origin_server_ts, content, raw,
-                       replaces, redacts, source)
+    INSERT INTO event AS known
+           (event_id, room_id, sender, type, state_key, origin_server_ts, content, raw,
+            replaces, redacts, original, source, sent_at)
     SELECT e.event_id, e.room_id, e.sender, e.type, e.state_key, e.ts, e.content::jsonb, e.raw,
-           e.replaces, e.redacts, $11
+           e.replaces, e.redacts, e.original, $12, least(now(), to_timestamp(e.ts / 1000.0))
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
-                $7::text[], $8::bytea[], $9::text[], $10::text[])
-         AS e(event_id, room_id, sender, type, state_key, ts, content, raw, replaces, redacts)
-    ON CONFLICT (event_id) DO NOTHING
-    RETURNING 1
+                $7::text[], $8::bytea[], $9::text[], $10::text[], $11::text[])
+         AS e(event_id, room_id, sender, type, state_key, ts, content, raw, replaces, redacts,
+              original)
+    ON CONFLICT (event_id) DO UPDATE
+        SET source = EXCLUDED.source,
+            content = CASE WHEN EXCLUDED.original IS NULL THEN EXCLUDED.content
+                           ELSE known.content END,
+            raw = CASE WHEN EXCLUDED.original IS NULL THEN EXCLUDED.raw ELSE known.raw END,
+            replaces = coalesce(EXCLUDED.replaces, known.replaces),
+            original = CASE WHEN EXCLUDED.original IS NULL THEN NULL ELSE known.original END
+        WHERE (known.original IS NOT NULL AND EXCLUDED.original IS NULL)
+           OR (known.source = 'reconcile' AND EXCLUDED.source = 'push')
+    RETURNING event_id, type, redacts, xmax = 0 AS fresh
 ), new_media AS (
-    INSERT INTO media AS known (server_name, media_id, due_at, state, reason)
-    SELECT m.server_name, m.media_id, least(now(), to_timestamp(m.ts / 1000.0)),
-           CASE WHEN m.reason IS NULL THEN 'pending' ELSE 'excluded' END, m.reason
-    FROM unnest($12::text[], $13::text[], $14::bigint[], $15::text[])
-         AS m(server_name, media_id, ts, reason)
-    WHERE (SELECT m.reason IS NOT NULL OR k.state <> 'excluded'
-                  OR k.reason LIKE 'capture.max_size%'
+    INSERT INTO media AS known (server_name, media_id, due_at, state, reason, paced_at)
+    SELECT m.server_name, m.media_id, CASE WHEN m.paced THEN 'infinity' ELSE m.due_at END,
+           CASE WHEN m.reason IS NULL THEN 'pending' ELSE 'excluded' END,
+           coalesce(m.reason, CASE WHEN m.paced THEN $18 END), CASE WHEN m.paced THEN m.due_at END
+    FROM (SELECT server_name, media_id, least(now(), to_timestamp(ts / 1000.0)) AS due_at, reason,
+                 paced AND reason IS NULL AS paced
+          FROM unnest($13::text[], $14::text[], $15::bigint[], $16::text[], $17::boolean[])
+               AS m(server_name, media_id, ts, reason, paced)) AS m
+    WHERE (SELECT m.reason IS NULL AND CASE k.state
+                      WHEN 'excluded' THEN k.reason NOT LIKE 'capture.max_size%'
+                      WHEN 'deleted' THEN k.reason LIKE 'capture.on_redaction%'
+                      WHEN 'pending' THEN k.paced_at IS NOT NULL AND NOT m.paced
+                      ELSE false END
            FROM media AS k WHERE k.server_name = m.server_name AND k.media_id = m.media_id
-          ) IS NOT TRUE
+          ) IS NOT FALSE
     ON CONFLICT (server_name, media_id) DO UPDATE
-        SET state = 'pending', due_at = EXCLUDED.due_at, reason = NULL
-        WHERE known.state = 'excluded' AND EXCLUDED.state = 'pending'
-          AND known.reason NOT LIKE 'capture.max_size%'
+        SET state = 'pending', due_at = EXCLUDED.due_at, reason = EXCLUDED.reason,
+            paced_at = EXCLUDED.paced_at, charged = NULL
+        WHERE EXCLUDED.state = 'pending' AND CASE known.state
+                  WHEN 'excluded' THEN known.reason NOT LIKE 'capture.max_size%'
+                  WHEN 'deleted' THEN known.reason LIKE 'capture.on_redaction%'
+                  WHEN 'pending' THEN known.paced_at IS NOT NULL AND EXCLUDED.paced_at IS NULL
+                  ELSE false END
     RETURNING state
 ), new_reference AS (
     INSERT INTO reference (event_id, server_name, media_id, role, item, filename, caption,
                            declared_type, declared_size, encryption)
     SELECT r.event_id, r.server_name, r.media_id, r.role, r.item, r.filename, r.caption,
            r.declared_type, r.declared_size, r.encryption::jsonb
-    FROM unnest($16::text[], $17::text[], $18::text[], $19::text[], $20::smallint[], $21::text[],
-                $22::text[], $23::text[], $24::bigint[], $25::text[])
+    FROM unnest($19::text[], $20::text[], $21::text[], $22::text[], $23::smallint[], $24::text[],
+                $25::text[], $26::text[], $27::bigint[], $28::text[])
          AS r(event_id, server_name, media_id, role, item, filename, caption, declared_type,
               declared_size, encryption)
     ON CONFLICT DO NOTHING
     RETURNING 1
+), new_redaction AS (
+    INSERT INTO redaction_due (redaction)
+    SELECT event_id FROM new_event WHERE redacts IS NOT NULL AND type = 'm.room.redaction'
+    UNION
+    SELECT r.event_id FROM new_event AS n JOIN event AS r ON r.redacts = n.event_id
+    WHERE r.type = 'm.room.redaction'
+    ON CONFLICT (redaction) DO UPDATE SET due_at = now()
+    RETURNING 1
 )
-SELECT (SELECT count(*) FROM new_event) AS events,
+SELECT (SELECT count(*) FILTER (WHERE fresh) FROM new_event) AS events,
        (SELECT count(*) FROM new_reference) AS "references",
        (SELECT count(*) FROM new_media WHERE state = 'pending') AS media,
-       (SELECT pg_notify('media_pending', '') FROM new_media WHERE state = 'pending' LIMIT 1)
+       (SELECT pg_notify('media_pending', '') FROM new_media WHERE state = 'pending' LIMIT 1),
+       (SELECT pg_notify('redaction_due', '') FROM new_redaction LIMIT 1)
 """
 
 
@@ -86,6 +123,7 @@ class _MediaRow(NamedTuple):
     media_id: str
     ts: int | None
     reason: str | None
+    paced: bool
 
 
 async def record(
@@ -110,9 +148,10 @@ async def _write(
     kept = sorted(kept, key=lambda found: found.row.event_id)
     row = await conn.fetchrow(
         RECORD,
-        *_columns(10, [found.row for found in kept]),
+        *_columns(11, _event_rows(kept)),
         source,
-        *_columns(4, _media_rows(kept, policy)),
+        *_columns(5, _media_rows(kept, source, policy)),
+        PACED,
         *_columns(10, _reference_rows(kept)),
     )
     return Recorded(row["events"], row["references"], row["media"]) if row else Recorded()
@@ -137,8 +176,22 @@ async def _write_apart(
     return total
 
 
-def _media_rows(kept: Sequence[Kept], policy: CapturePolicy) -> list[_MediaRow]:
-    """One row a media, sorted; wanted wins where one event leaves it out and another does not."""
+def _event_rows(kept: Sequence[Kept]) -> list[EventRow]:
+    """One row an event, in the order given: one that comes twice counts with content, if once."""
+    rows: dict[str, EventRow] = {}
+    for found in kept:
+        row = found.row
+        before = rows.setdefault(row.event_id, row)
+        if before.original and not row.original:
+            rows[row.event_id] = row
+    return list(rows.values())
+
+
+def _media_rows(kept: Sequence[Kept], source: Source, policy: CapturePolicy) -> list[_MediaRow]:
+    """One row a media, sorted; wanted wins where one event leaves it out and another does not.
+
+    Old media of other servers is `paced`: the homeserver has to fetch it, and has its limits.
+    """
     rows: dict[Mxc, _MediaRow] = {}
     for found in kept:
         for reference in found.references:
@@ -147,7 +200,8 @@ def _media_rows(kept: Sequence[Kept], policy: CapturePolicy) -> list[_MediaRow]:
             if reason is None and policy.leaves_out_media(mxc):
                 reason = REMOTE_EXCLUDED
             if mxc not in rows or reason is None:
-                rows[mxc] = _MediaRow(*mxc, found.row.origin_server_ts, reason)
+                paced = source is Source.BACKFILL and mxc.server_name != policy.server_name
+                rows[mxc] = _MediaRow(*mxc, found.row.origin_server_ts, reason, paced)
     return [rows[mxc] for mxc in sorted(rows)]
 
 

@@ -27,10 +27,22 @@ KEPT_TYPES = frozenset(
         "m.room.encrypted",
     }
 )
+# As state, what lists need to read like people talk, and who may end a poll.
+KEPT_STATE = frozenset(
+    {
+        "m.room.create",
+        "m.room.name",
+        "m.room.canonical_alias",
+        "m.room.avatar",
+        "m.room.encryption",
+        "m.room.power_levels",
+    }
+)
 
 
 class EventRow(NamedTuple):
-    """A row of `event`. `raw` is set when PostgreSQL's jsonb cannot hold the content."""
+    """A row of `event`. `raw` is set when PostgreSQL's jsonb cannot hold the content; `original`
+    is `wanted` when the event came emptied by a redaction, so that what it held is unknown."""
 
     event_id: str
     room_id: str | None
@@ -42,6 +54,7 @@ class EventRow(NamedTuple):
     raw: bytes | None
     replaces: str | None
     redacts: str | None
+    original: str | None = None
 
 
 class Kept(NamedTuple):
@@ -63,12 +76,15 @@ def keep_one(batch: Batch, index: int, policy: CapturePolicy) -> Kept | None:
     event = batch.events[index]
     fields = event if isinstance(event, dict) else {}
     references = find_references(event).references
-    if not references and not _is_kept_type(fields):
+    emptied = not references and _is_redacted(fields)
+    if not references and not emptied and not _is_kept_type(fields):
         return None
     left_out = policy.leaves_out_room(_identifier(fields.get("room_id")))
     if left_out and not references:
         return None
     row = _row(batch, index, fields)
+    if emptied:
+        row = row._replace(original="wanted")
     if left_out:
         row = row._replace(content="{}", raw=None)
         references = [_wordless(reference) for reference in references]
@@ -91,7 +107,32 @@ def _wordless(reference: Reference) -> Reference:
 
 def _is_kept_type(fields: dict[str, Any]) -> bool:
     kind = fields.get("type")
-    return isinstance(kind, str) and kind in KEPT_TYPES
+    if not isinstance(kind, str):
+        return False
+    if kind in KEPT_TYPES:
+        return True
+    if not isinstance(fields.get("state_key"), str):
+        return False
+    return kind in KEPT_STATE or (kind == "m.room.member" and _shows_a_person(fields))
+
+
+def _shows_a_person(fields: dict[str, Any]) -> bool:
+    """A name, or someone who is there: to have neither name nor face is worth knowing, too."""
+    content = fields.get("content")
+    return isinstance(content, dict) and (
+        content.get("membership") == "join" or bool(content.get("displayname"))
+    )
+
+
+def _is_redacted(fields: dict[str, Any]) -> bool:
+    """True when the homeserver says that a redaction emptied it before it came to us.
+
+    https://spec.matrix.org/v1.16/client-server-api/#redactions
+    """
+    unsigned = fields.get("unsigned")
+    if not isinstance(unsigned, dict) or fields.get("type") == "m.room.redaction":
+        return False
+    return bool(unsigned.get("redacted_because") or unsigned.get("redacted_by"))
 
 
 def _row(batch: Batch, index: int, fields: dict[str, Any]) -> EventRow:

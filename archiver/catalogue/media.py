@@ -31,7 +31,8 @@ READ = LOOK.replace("NULL::bytea", "d.data").replace(
     " AND b.size <= 1048576 AND m.state = 'ready'\nWHERE m.server_name",
 )
 DESCRIBE = """
-SELECT m.state, m.reason, m.attempts, CASE m.state WHEN 'pending' THEN m.due_at END AS due_at,
+SELECT m.state, m.reason, m.attempts,
+       CASE WHEN m.state = 'pending' AND m.paced_at IS NULL THEN m.due_at END AS due_at,
        m.created_at, m.settled_at, m.declared_type, m.upload_name, m.access_count,
        m.last_accessed, encode(b.sha256, 'hex') AS sha256, b.size, b.mimetype, b.width, b.height,
        b.duration_ms, b.place,

@@ -61,6 +61,18 @@ def _between(value: int, low: int, high: int) -> int:
     return value
 
 
+def _pause(span: timedelta) -> timedelta:
+    if span < timedelta(seconds=1):
+        raise ValueError("is shorter than a second; null switches it off")
+    return span
+
+
+def _rate(size: int) -> int:
+    if size < 1024:
+        raise ValueError("is less than 1 KiB a second; null takes the limit away")
+    return size
+
+
 def _lease(span: timedelta) -> timedelta:
     if span < timedelta(seconds=1):
         raise ValueError("is shorter than a second")
@@ -128,6 +140,12 @@ class Capture(Section):
     remote_media: bool = True
     max_size: Size | None = None
     on_redaction: Literal["keep", "hide", "delete"] = "keep"
+    delete_after: Duration = timedelta(days=7)
+
+
+class History(Section):
+    reconcile_every: Annotated[Duration, AfterValidator(_pause)] | None = timedelta(minutes=10)
+    remote_rate: Annotated[Size, AfterValidator(_rate)] | None = 64 * 1024
 
 
 class Worker(Section):
@@ -164,6 +182,7 @@ class Config(Section):
     database: Database = Database()
     storage: Storage = Storage()
     capture: Capture = Capture()
+    history: History = History()
     worker: Worker = Worker()
     serve: Serve = Serve()
     bot: Bot = Bot()

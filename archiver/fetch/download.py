@@ -15,7 +15,7 @@ from yarl import URL
 
 from archiver.catalogue.queue import Said
 from archiver.errors import ArchiverError, BodyMismatch, FetchFailed, HomeserverUnavailable
-from archiver.fetch.refusal import Refusal, read_refusal
+from archiver.matrix.refusal import Refusal, read_refusal
 from archiver.model import SERVER_NAME_MAX, Mxc
 
 CHUNK = 256 * 1024

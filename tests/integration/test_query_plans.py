@@ -95,7 +95,8 @@ async def test_who_shares_a_blob_is_found_by_index(full: Pool) -> None:
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 async def test_recording_reads_no_table_whole(full: Pool, mode: str) -> None:
     """A push looks up just the media that it names, by key."""
-    arrays = [["x"]] * 5 + [[1], ["{}"], [None], ["x"], ["x"], "push", ["a"], ["b"], [1], [None]]
+    arrays = [["x"]] * 5 + [[1], ["{}"], [None], ["x"], ["x"], [None], "push"]
+    arrays += [["a"], ["b"], [1], [None], [False], "paced"]
     rows = [["x"], ["a"], ["b"], ["other"], [0], ["x"], ["x"], ["x"], [1], ["{}"]]
     async with full.acquire() as conn:
         await conn.execute(f"SET plan_cache_mode = {mode}")

@@ -54,7 +54,8 @@ def test_an_image_is_kept_with_its_fields() -> None:
     found = row(image())
     assert found == (
         "$image", "!room", "@alice:example.com", "m.room.message", None, 1_700_000_000_000,
-        '{"msgtype":"m.image","body":"cat.jpg","url":"mxc://example.com/cat"}', None, None, None,
+        '{"msgtype":"m.image","body":"cat.jpg","url":"mxc://example.com/cat"}',
+        None, None, None, None,
     )  # fmt: skip
 
 

@@ -1,0 +1,1 @@
+"""What stays and what goes: the effect of redactions, holds, and deletion."""
