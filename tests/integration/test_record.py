@@ -44,13 +44,17 @@ def batch(*events: Any) -> Batch:
     return Batch(orjson.dumps({"events": events}))
 
 
-async def put(pool: Pool, *events: Any, policy: CapturePolicy = ALL) -> Recorded:
-    return await put_raw(pool, batch(*events), policy)
+async def put(
+    pool: Pool, *events: Any, policy: CapturePolicy = ALL, source: Source = Source.PUSH
+) -> Recorded:
+    return await put_raw(pool, batch(*events), policy, source)
 
 
-async def put_raw(pool: Pool, events: Batch, policy: CapturePolicy = ALL) -> Recorded:
+async def put_raw(
+    pool: Pool, events: Batch, policy: CapturePolicy = ALL, source: Source = Source.PUSH
+) -> Recorded:
     async with pool.acquire() as conn:
-        return await record(conn, keep(events, policy), Source.PUSH, policy)
+        return await record(conn, keep(events, policy), source, policy)
 
 
 async def only(pool: Pool, query: str) -> Row:
@@ -118,6 +122,90 @@ async def test_an_event_twice_in_a_batch_is_one(pool: Pool) -> None:
     """The first of them counts; what only the second names is not lost."""
     events = image("$a"), image("$a"), image("$a", "mxc://example.com/other")
     assert await put(pool, *events) == Recorded(1, 2, 2)
+
+
+EMPTIED = {"content": {}, "unsigned": {"redacted_because": {"event_id": "$r"}}}
+
+
+async def test_an_emptied_event_gives_way_to_itself_with_content(pool: Pool) -> None:
+    """What came without its content is completed when it comes with it, and never the other way
+    round; in one batch the same."""
+    assert await put(pool, {**GOOD, **EMPTIED}) == Recorded(1, 0, 0)
+    assert await pool.fetchval("SELECT original FROM event") == "wanted"
+    assert await put(pool, GOOD) == Recorded(0, 1, 1)
+    assert await put(pool, {**GOOD, **EMPTIED}) == Recorded()
+    whole = await only(pool, "SELECT original, content FROM event")
+    assert (whole["original"], json.loads(whole["content"])) == (None, GOOD["content"])
+    both = [image("$b"), {**image("$b"), **EMPTIED}]
+    for order in (both, both[::-1]):
+        await pool.execute("DELETE FROM reference")
+        await pool.execute("DELETE FROM event")
+        await put(pool, *order)
+        assert await pool.fetchval("SELECT original FROM event") is None
+
+
+async def test_a_push_that_was_merely_late_is_no_gap(pool: Pool) -> None:
+    """What a comparison found and is pushed after all counts as pushed; what backfill found
+    was there before us, and stays so."""
+    await put(pool, GOOD, source=Source.RECONCILE)
+    await put(pool, image("$old"), source=Source.BACKFILL)
+    assert await put(pool, GOOD, image("$old")) == Recorded()
+    await put(pool, GOOD, image("$old"), source=Source.RECONCILE)
+    sources = dict(await pool.fetch("SELECT event_id, source FROM event"))
+    assert sources == {"$good": "push", "$old": "backfill"}
+
+
+@pytest.mark.parametrize("redaction_first", [True, False])
+async def test_a_redaction_and_its_event_meet(pool: Pool, redaction_first: bool) -> None:
+    """Whichever comes last, the redaction is put on the list of what is to be worked out."""
+    redaction = {"event_id": "$r", "type": "m.room.redaction", "redacts": "$good", "content": {}}
+    first, second = (redaction, GOOD) if redaction_first else (GOOD, redaction)
+    await put(pool, first)
+    await pool.execute("DELETE FROM redaction_due")
+    await put(pool, second)
+    assert await pool.fetchval("SELECT redaction FROM redaction_due") == "$r"
+
+
+async def test_the_time_of_an_event_is_never_ahead_of_ours(pool: Pool) -> None:
+    """A sender's clock can be anywhere; what it says counts as far as it can be true."""
+    await put(pool, GOOD, image("$future", origin_server_ts=32_503_680_000_000))
+    await put(pool, image("$none", origin_server_ts="soon"))
+    rows = await pool.fetch("SELECT event_id, sent_at = received_at FROM event ORDER BY 1")
+    assert [tuple(row) for row in rows] == [("$future", True), ("$good", False), ("$none", True)]
+
+
+THEIRS = "mxc://elsewhere.example/cat"
+WAITS = (
+    "SELECT due_at = 'infinity' AND paced_at IS NOT NULL AND reason LIKE 'history.%' FROM media"
+)
+
+
+async def test_old_media_of_other_servers_waits_for_the_budget(pool: Pool) -> None:
+    """The homeserver has to fetch it and limits us; what it has itself does not wait."""
+    await put(pool, image("$a", THEIRS), source=Source.BACKFILL)
+    assert await pool.fetchval(WAITS)
+    await put(pool, image("$b"), source=Source.BACKFILL)
+    assert await pool.fetchval(f"{WAITS} WHERE server_name = 'example.com'") is False
+
+
+async def test_old_media_that_is_posted_today_waits_no_longer(pool: Pool) -> None:
+    """A push makes it a job like any other; an old event never puts it back."""
+    for source in (Source.BACKFILL, Source.PUSH, Source.BACKFILL):
+        await put(pool, image(f"${source}", THEIRS), source=source)
+    media = await only(pool, "SELECT due_at <= now(), paced_at, reason FROM media")
+    assert tuple(media) == (True, None, None)
+
+
+async def test_what_went_with_its_redacted_event_comes_back_with_a_new_one(pool: Pool) -> None:
+    """Media deleted by the redaction policy is fetched again when somebody posts it again; what
+    was deleted for another reason is not."""
+    await put(pool, GOOD, image("$b"))
+    update = "UPDATE media SET state = 'deleted', due_at = NULL, reason = $2 WHERE media_id = $1"
+    await pool.execute(update, "good", "capture.on_redaction: it was redacted")
+    await pool.execute(update, "cat", "delete: by an administrator")
+    assert await put(pool, {**GOOD, "event_id": "$again"}, image("$c")) == Recorded(2, 2, 1)
+    states = dict(await pool.fetch("SELECT media_id, state FROM media"))
+    assert states == {"good": "pending", "cat": "deleted"}
 
 
 async def test_a_media_in_many_events_is_one_job(pool: Pool) -> None:

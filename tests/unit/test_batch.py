@@ -181,3 +181,26 @@ def test_bytes_that_cannot_be_told_are_refused() -> None:
     assert batch.events == [1]
     with pytest.raises(NotJSON, match="no homeserver uses"):
         batch.raw(0)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [GOOD, b'{"a": "\\ud800"}', b"[" * 3000 + b"]" * 3000, b'{"start": "not this one"}'],
+    ids=["plain", "half a surrogate", "deep", "alike"],
+)
+@pytest.mark.parametrize("number", [0, 1, 3])
+def test_what_is_beside_the_events_can_be_read(event: bytes, number: int) -> None:
+    """A page of history says where it starts and ends, however hostile the events in it are."""
+    chunk = b", ".join([event] * number)
+    page = Batch(b'{"start": "t1", "chunk": [' + chunk + b'], "end": "t2"}', key="chunk")
+    assert len(page.events) == number
+    assert (page.fields["start"], page.fields["end"]) == ("t1", "t2")
+
+
+def test_what_nobody_can_read_beside_the_events_is_told() -> None:
+    """Nesting beyond every parser leaves the events readable, and no tokens."""
+    deep = b"[" * 3000 + b"]" * 3000
+    page = Batch(b'{"chunk": [' + GOOD + b'], "start": ' + deep + b"}", key="chunk")
+    assert len(page.events) == 1
+    with pytest.raises(NotJSON):
+        page.fields["start"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from archiver.capture.batch import Batch
 from archiver.capture.policy import CapturePolicy
 from archiver.capture.references import find_references
-from archiver.capture.rows import KEPT_TYPES, Kept, bare, keep_one, storable_json
+from archiver.capture.rows import KEPT_STATE, KEPT_TYPES, Kept, bare, keep_one, storable_json
 from archiver.model import Mxc, Role
 
 ALL = CapturePolicy("example.com")
@@ -65,6 +65,53 @@ def test_some_types_are_kept_without_media(kind: str) -> None:
     found = kept({"event_id": "$x", "type": kind, "content": {"a": 1}})
     assert found is not None
     assert (found.row.type, found.row.content, found.references) == (kind, '{"a":1}', [])
+
+
+@pytest.mark.parametrize("kind", sorted(KEPT_STATE))
+def test_what_lists_are_read_by_is_kept_as_state(kind: str) -> None:
+    """A room's name is a name only as state; anybody can send the same type as a message."""
+    named = {"event_id": "$x", "type": kind, "content": {"name": "The garden"}}
+    assert kept(named) is None
+    assert kept({**named, "state_key": ""}) is not None
+
+
+@pytest.mark.parametrize(
+    ("content", "is_kept"),
+    [
+        ({"membership": "join"}, True),
+        ({"membership": "join", "displayname": "Alice"}, True),
+        ({"membership": "invite", "displayname": "Alice"}, True),
+        ({"membership": "leave"}, False),
+        ({"membership": ["join"], "displayname": ""}, False),
+        (["join"], False),
+    ],
+)
+def test_members_are_kept_with_what_they_show(content: Any, is_kept: bool) -> None:
+    """Who is there is kept, also with neither name nor face; who leaves without a word is not."""
+    member = {"type": "m.room.member", "state_key": "@alice:example.com", "content": content}
+    assert (kept({"event_id": "$x", **member}) is not None) is is_kept
+
+
+@pytest.mark.parametrize(
+    ("event", "original"),
+    [
+        (image(content={}, unsigned={"redacted_because": {"event_id": "$r"}}), "wanted"),
+        (image(content={}, unsigned={"redacted_by": "$r"}), "wanted"),
+        (image(unsigned={"redacted_by": "$r"}), None),
+        (image(type="m.room.redaction", content={}, unsigned={"redacted_by": "$r"}), None),
+        (image(type="m.room.encrypted", content={}, unsigned={"redacted_by": "$r"}), "wanted"),
+    ],
+)
+def test_what_came_emptied_is_missed(event: Any, original: str | None) -> None:
+    """An event that a redaction emptied before it came is kept, because nobody knows what it was;
+    one that still has its media lacks nothing."""
+    assert row(event).original == original
+
+
+@pytest.mark.parametrize("unsigned", [{}, {"redacted_because": None}, [], "redacted_by", None])
+def test_what_is_merely_empty_is_not_missed(unsigned: Any) -> None:
+    """Only the homeserver's word makes an event without content a redacted one."""
+    assert kept(image(content={}, unsigned=unsigned)) is None
 
 
 @pytest.mark.parametrize(
