@@ -13,31 +13,35 @@ from enum import StrEnum
 
 import aiohttp
 import structlog
-from aiohttp import web
 
 from archiver.capture.policy import CapturePolicy
-from archiver.config import Address, Config, S3Storage
+from archiver.config import Config
 from archiver.db.embedded import EmbeddedPostgres
 from archiver.db.listen import Listener
-from archiver.db.migrate import is_empty, migrate, pending
+from archiver.db.migrate import bring_up_to_date
 from archiver.db.pool import Pool, open_pool
-from archiver.errors import OperationError, StoreUnavailable
 from archiver.fetch.archive import Parts
 from archiver.fetch.download import MediaSource
+from archiver.fetch.pacer import Pacer
 from archiver.fetch.worker import Worker
+from archiver.history.backfill import Backfiller
+from archiver.history.reconcile import Reconciler
+from archiver.history.watch import Watch
+from archiver.intake.activity import Activity
 from archiver.intake.recovery import Recovery
 from archiver.intake.transactions import Intake
+from archiver.keep.redaction_policy import followers
+from archiver.keep.redactions import Redactor
 from archiver.matrix.bot import Bot
+from archiver.matrix.history import History
 from archiver.matrix.registration import Registration, load_registration
+from archiver.serve.listening import listening
 from archiver.serve.server import Serving
-from archiver.store.base import BlobStore
-from archiver.store.filesystem import FilesystemStore
 from archiver.store.hybrid import HybridStore
+from archiver.store.opening import object_store, open_store
 from archiver.store.postgres import PostgresStore
-from archiver.store.s3 import S3Store
 from archiver.store.spool import Spool
 
-STORE_RETRY_SECONDS = 3.0
 SMALL = 1024 * 1024  # bodies up to here never touch the spool's disk, whatever the inline limit
 MOST_CONNECTIONS = 50  # the embedded server takes 60, and other processes have their share
 DISK_THREADS = 16
@@ -84,51 +88,45 @@ async def open_database(config: Config) -> AsyncIterator[str]:
 @asynccontextmanager
 async def open_base(config: Config) -> AsyncIterator[Base]:
     """Database, schema and stores, closed again at the end of the block. Raises OperationError."""
+    # By default there are two more than cores, too few for what waits for a disk.
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(DISK_THREADS))
     async with AsyncExitStack() as stack:
         dsn = await stack.enter_async_context(open_database(config))
         connections = min(2 * config.worker.concurrency + 12, MOST_CONNECTIONS)
         pool = await stack.enter_async_context(open_pool(dsn, connections))
-        await _bring_up_to_date(pool, embedded=config.database.url == "embedded")
+        await bring_up_to_date(pool, embedded=config.database.url == "embedded")
         session = await stack.enter_async_context(http_session())
         store = HybridStore(
-            PostgresStore(pool), object_store(config, session), config.storage.inline_limit
+            PostgresStore(pool), object_store(config.storage, session), config.storage.inline_limit
         )
         stack.push_async_callback(store.close)
         yield Base(config, dsn, pool, session, store)
 
 
-def object_store(config: Config, session: aiohttp.ClientSession) -> BlobStore:
-    """The store that `storage.objects` chooses."""
-    if config.storage.objects == "filesystem":
-        return FilesystemStore(config.storage.filesystem.path)
-    s3: S3Storage = config.storage.s3
-    return S3Store(**dict(s3), session=session)
-
-
 async def run(config: Config, parts: Collection[Part] = tuple(Part)) -> None:
     """Runs the archive until SIGINT or SIGTERM. Raises OperationError and ConfigError."""
     registration = load_registration(config.appservice.registration, config.homeserver.server_name)
-    # By default there are two more than cores, too few for what waits for a disk.
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(DISK_THREADS))
     async with open_base(config) as base, AsyncExitStack() as servers:
         listener = Listener(base.dsn)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(_until_signalled())
-                group.create_task(_open_store(base.store))
+                group.create_task(open_store(base.store))
                 if Part.SERVE in parts:
-                    app = Serving(base.pool, base.store, listener).application()
-                    await servers.enter_async_context(_listening(app, config.serve.listen))
+                    app = _serving(base, listener).application()
+                    await servers.enter_async_context(listening(app, config.serve.listen))
                 bot = Bot(base.session, config.homeserver.url, registration)
                 if Part.INTAKE in parts:
                     recovery = Recovery(base.pool, bot.try_ping)
                     group.create_task(recovery.run())
-                    app = _intake(base, registration, recovery).application()
-                    await servers.enter_async_context(_listening(app, config.appservice.listen))
+                    activity = Activity(base.pool, config.history.reconcile_every)
+                    group.create_task(activity.run())
+                    servers.push_async_callback(activity.flush)
+                    app = _intake(base, registration, recovery, activity).application()
+                    await servers.enter_async_context(listening(app, config.appservice.listen))
                 if Part.WORKER in parts:
-                    worker = _worker(base, registration)
-                    listener.on("media_pending", worker.wake)
-                    group.create_task(worker.run())
+                    start_workers(base, registration, listener, group)
+                    _start_comparing(base, registration, bot, group)
                 if Part.BOT in parts:
                     group.create_task(bot.announce(ping=Part.INTAKE in parts))
                 group.create_task(listener.run())
@@ -137,17 +135,61 @@ async def run(config: Config, parts: Collection[Part] = tuple(Part)) -> None:
             log.info("the archive has stopped")
 
 
-def _intake(base: Base, registration: Registration, recovery: Recovery) -> Intake:
-    capture = base.config.capture
-    policy = CapturePolicy(
-        base.config.homeserver.server_name,
-        frozenset(capture.rooms.only),
-        frozenset(capture.rooms.except_),
-        capture.remote_media,
-    )
-    return Intake(
-        base.pool, registration.hs_token, registration.bot, policy, recovery.push_refused
-    )
+def start_workers(
+    base: Base, registration: Registration, listener: Listener, group: asyncio.TaskGroup
+) -> list[asyncio.Task[None]]:
+    """What fetches media and reads old messages, until cancelled."""
+    config, reader = base.config, history(base, registration)
+    parts: dict[str, Worker | Pacer | Backfiller | Redactor] = {
+        "media_pending": _worker(base, registration),
+        "media_paced": Pacer(base.pool, config.history.remote_rate),
+        "backfill": Backfiller(base.pool, reader, capture_policy(config), config.worker.lease),
+        "redaction_due": Redactor(base.pool),
+    }
+    for channel, part in parts.items():
+        listener.on(channel, part.wake)
+    policy, delete_after = config.capture.on_redaction, config.capture.delete_after
+    tidy = followers(base.pool, base.store, reader, capture_policy(config), policy, delete_after)
+    return [group.create_task(part.run()) for part in (*parts.values(), *tidy)]
+
+
+def _start_comparing(
+    base: Base, registration: Registration, bot: Bot, group: asyncio.TaskGroup
+) -> None:
+    config = base.config
+    if config.history.reconcile_every is None:
+        return
+    reader, policy = history(base, registration), capture_policy(config)
+    reconciler = Reconciler(base.pool, reader, policy, config.history.reconcile_every)
+    watch = Watch(config.homeserver.url, bot.try_ping, reconciler.restarted)
+    group.create_task(reconciler.run())
+    group.create_task(watch.run())
+
+
+def history(base: Base, registration: Registration) -> History:
+    """The homeserver's rooms as the bot reads them."""
+    url = base.config.homeserver.url
+    return History(base.session, url, registration.as_token, registration.bot)
+
+
+def _intake(
+    base: Base, registration: Registration, recovery: Recovery, activity: Activity
+) -> Intake:
+    policy, told = capture_policy(base.config), (recovery.push_refused, activity.pushed)
+    return Intake(base.pool, registration.hs_token, registration.bot, policy, *told)
+
+
+def _serving(base: Base, listener: Listener) -> Serving:
+    hides = base.config.capture.on_redaction != "keep"
+    policy = capture_policy(base.config)
+    return Serving(base.pool, base.store, listener, policy, hides_redacted=hides)
+
+
+def capture_policy(config: Config) -> CapturePolicy:
+    """What the configuration leaves out."""
+    rooms, remote_media = config.capture.rooms, config.capture.remote_media
+    only, excluded = frozenset(rooms.only), frozenset(rooms.except_)
+    return CapturePolicy(config.homeserver.server_name, only, excluded, remote_media)
 
 
 def _worker(base: Base, registration: Registration) -> Worker:
@@ -162,6 +204,7 @@ def _worker(base: Base, registration: Registration) -> Worker:
         Spool(storage.spool, max(storage.inline_limit, SMALL)),
         base.store,
         config.capture.max_size,
+        config.history.remote_rate,
     )
     return Worker(
         parts,
@@ -170,31 +213,6 @@ def _worker(base: Base, registration: Registration) -> Worker:
         lease=config.worker.lease,
         stop_within=config.worker.stop_within,
     )
-
-
-async def _bring_up_to_date(pool: Pool, *, embedded: bool) -> None:
-    """Migrates a database that is ours alone; one that others may care for only on command."""
-    async with pool.acquire() as conn:
-        if embedded or await is_empty(conn):
-            for name in await migrate(conn):
-                log.info("the database was migrated", migration=name)
-        elif waiting := await pending(conn):
-            raise OperationError(
-                f"the database lacks {len(waiting)} migration(s), from {waiting[0].name} on: "
-                "make a backup, then run `archiver migrate`"
-            )
-
-
-async def _open_store(store: HybridStore) -> None:
-    """Small media need no object store, so its absence at the start stops nothing."""
-    while True:
-        try:
-            await store.open()
-        except StoreUnavailable as error:
-            log.warning("the object store is away, large media wait", reason=str(error))
-            await asyncio.sleep(STORE_RETRY_SECONDS)
-        else:
-            return
 
 
 @asynccontextmanager
@@ -206,23 +224,6 @@ async def http_session() -> AsyncIterator[aiohttp.ClientSession]:
         read_bufsize=256 * 1024,
     ) as session:
         yield session
-
-
-@asynccontextmanager
-async def _listening(app: web.Application, address: Address) -> AsyncIterator[None]:
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=10)
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, *address).start()
-        except OSError as error:
-            raise OperationError(
-                f"cannot listen on {address.host}:{address.port} ({error.strerror}): is another "
-                "archiver running? appservice.listen and serve.listen choose the addresses"
-            ) from error
-        yield
-    finally:
-        await runner.cleanup()
 
 
 async def _until_signalled() -> None:

@@ -17,7 +17,10 @@ ArchiverError                     errcode and status: how HTTP shows it (mapped 
 │   ├── BlobMissing               the store does not have the bytes that a row promises
 │   └── Excluded                  our policy says no (becomes state `excluded`)
 └── RequestError                  a reader asked for what we will not or cannot give
-    ├── InvalidParam · MissingToken · UnknownToken · Forbidden · NotFound
+    ├── InvalidParam · MissingParam · MissingToken · UnknownToken · Forbidden · NotFound
+    ├── CannotRender · NotAnImage · RenderingBroke · TooLargeToRender    no thumbnail of this one
+    ├── TryLater                  come back when it says
+    │   └── LimitExceeded · CannotAsk
     └── Waiting                   known, asked for, still on its way
 """
 
@@ -130,6 +133,13 @@ class InvalidParam(RequestError):
     status = 400
 
 
+class MissingParam(RequestError):
+    """A parameter that has to be given."""
+
+    errcode = "M_MISSING_PARAM"
+    status = 400
+
+
 class MissingToken(RequestError):
     """No access token was given."""
 
@@ -138,10 +148,17 @@ class MissingToken(RequestError):
 
 
 class UnknownToken(RequestError):
-    """The access token is unknown, expired or revoked."""
+    """The access token is unknown, expired or revoked.
+
+    `soft_logout`: the homeserver says that its client may get a new one for the same device.
+    """
 
     errcode = "M_UNKNOWN_TOKEN"
     status = 401
+
+    def __init__(self, message: str, *, soft_logout: bool = False) -> None:
+        super().__init__(message)
+        self.soft_logout = soft_logout
 
 
 class Forbidden(RequestError):
@@ -163,3 +180,45 @@ class Waiting(RequestError):
 
     errcode = "M_NOT_YET_UPLOADED"
     status = 504
+
+
+class CannotRender(RequestError):
+    """No thumbnail can be made of this: it is damaged, of an unusual kind, or took too long."""
+
+    status = 400
+
+
+class NotAnImage(CannotRender):
+    """This is none of the kinds of picture, film or sound that we decode."""
+
+
+class RenderingBroke(CannotRender):
+    """The helper died of it or hung, which once in a while is not the picture's fault."""
+
+
+class TooLargeToRender(RequestError):
+    """`M_TOO_LARGE`: decoding this would cost too much."""
+
+    errcode = "M_TOO_LARGE"
+    status = 413
+
+
+class TryLater(RequestError):
+    """Come back in `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class LimitExceeded(TryLater):
+    """`M_LIMIT_EXCEEDED`: this reader, or this address, asks too much."""
+
+    errcode = "M_LIMIT_EXCEEDED"
+    status = 429
+
+
+class CannotAsk(TryLater):
+    """Who knows the reader's token does not answer, so nobody new is let in for now."""
+
+    status = 503

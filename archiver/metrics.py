@@ -45,5 +45,21 @@ REQUESTS = Counter("archiver_requests_total", "Requests served", ["route", "stat
 DAMAGED = Counter("archiver_damaged_total", "Reads that found bytes missing in a store")
 BYTES_SERVED = Counter("archiver_served_bytes_total", "Bytes of media served", ["place"])
 
+# Counted from time to time, because whole tables are read for them.
+COVERED = Gauge("archiver_covered_references", "References by the state of their media", ["state"])
+ENCRYPTED = Gauge("archiver_encrypted_events", "Events that cannot be opened")
+EMPTIED = Gauge(
+    "archiver_emptied_events",
+    "Events that came emptied by a redaction, by what became of the original",
+    ["original"],
+)
+ROOMS = Gauge("archiver_rooms", "Rooms by what is known of their history", ["history"])
+ROOMS_OPEN = Gauge("archiver_rooms_with_open_gaps", "Rooms whose newest history may have gaps")
+PROCESSING = Gauge(
+    "archiver_processing_blobs",
+    "Blobs that wait for their thumbnails, or got none",
+    ["processing"],
+)
+
 MEDIA = Gauge("archiver_media", "Media that wait or did not end well, by state", ["state"])
 OLDEST_DUE = Gauge("archiver_oldest_due_seconds", "How long the most overdue media has waited")

@@ -1,6 +1,6 @@
 """`make bench`: measures, shows, and writes bench/RESULTS.md.
 
-    make bench                        everything, in about ten minutes
+    make bench                        everything, in about twenty minutes
     make bench BENCH='intake serve'   some parts
 
 Give it a machine that does nothing else. What a part found is written when it is done.
@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from bench import archive, intake, machine, memory, report, serve
+from bench import archive, history, intake, machine, memory, report, serve
 from bench.figures import Section
 from bench.ground import Ground
 from tests.support.process import running
@@ -27,8 +27,9 @@ PARTS: dict[str, Callable[[Ground], Section]] = {
     "archive": archive.measure,
     "serve": serve.measure,
     "memory": memory.measure,
+    "history": history.measure,
 }
-ORDER = ("Intake", "Archiving", "Serving", "Memory")
+ORDER = ("Intake", "Archiving", "Serving", "Memory", "History")
 
 
 def main(parts: list[str], results: Path) -> None:

@@ -37,14 +37,20 @@ class Archive:
         self.database = ""
         self._runs = 0
 
-    def configure(self, homeserver_url: str, storage: Mapping[str, Any]) -> None:
-        """A fresh database, and `storage` as in config.yaml."""
+    def configure(
+        self,
+        homeserver_url: str,
+        storage: Mapping[str, Any],
+        history: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A fresh database, and the sections as in config.yaml."""
         if self.database:
             self.ground.drop(self.database)
         self.database = self.ground.database()
         settings = {
             "database": {"url": self.database},
             "storage": storage,
+            "history": history or {},
             "log": {"level": "info", "format": "json"},
         }
         self.files.configure(homeserver_url, settings)

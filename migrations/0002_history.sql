@@ -13,6 +13,8 @@ CREATE INDEX event_member ON event (state_key, sent_at) WHERE type = 'm.room.mem
 CREATE INDEX event_replaces ON event (replaces) WHERE replaces IS NOT NULL;
 CREATE INDEX event_redacts ON event (redacts) WHERE redacts IS NOT NULL;
 CREATE INDEX event_wanted ON event (event_id) WHERE original = 'wanted';
+CREATE INDEX event_redacted ON event (redacted_at)
+    WHERE redacted_at IS NOT NULL AND (content <> '{}' OR raw IS NOT NULL);
 CREATE INDEX event_poll ON event (sent_at, event_id)
     WHERE type IN ('m.poll.start', 'org.matrix.msc3381.poll.start');
 CREATE INDEX event_vote ON event (left(content #>> '{m.relates_to,event_id}', 255))
@@ -51,6 +53,8 @@ CREATE TABLE room (
     reason         text
 );
 CREATE INDEX room_due ON room (due_at);
+INSERT INTO room (room_id, active_at)
+SELECT room_id, max(sent_at) FROM event WHERE room_id IS NOT NULL GROUP BY room_id;
 
 CREATE TABLE backfill (
     room_id      text COLLATE "C" PRIMARY KEY REFERENCES room,

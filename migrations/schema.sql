@@ -37,6 +37,9 @@ CREATE INDEX event_member ON event (state_key, sent_at) WHERE type = 'm.room.mem
 CREATE INDEX event_replaces ON event (replaces) WHERE replaces IS NOT NULL;
 CREATE INDEX event_redacts ON event (redacts) WHERE redacts IS NOT NULL;
 CREATE INDEX event_wanted ON event (event_id) WHERE original = 'wanted';
+-- Redacted events whose words are still there.
+CREATE INDEX event_redacted ON event (redacted_at)
+    WHERE redacted_at IS NOT NULL AND (content <> '{}' OR raw IS NOT NULL);
 CREATE INDEX event_poll ON event (sent_at, event_id)
     WHERE type IN ('m.poll.start', 'org.matrix.msc3381.poll.start');
 -- Cut, because whoever sends a vote chooses its length, and an index refuses what is too long.
@@ -180,7 +183,8 @@ CREATE TABLE backfill (
     due_at       timestamptz NOT NULL DEFAULT now(),  -- schedule, back-off and lease in one
     attempts     integer NOT NULL DEFAULT 0,        -- claims so far: the fencing token
     cursor       text,                              -- where to read on, backwards; NULL: the newest
-    reached_at   timestamptz,                       -- the time of the oldest event read so far
+    reached_at   timestamptz,                       -- how far back it is read: the middle of
+                                                    -- the last page's times, any of which may lie
     events       bigint NOT NULL DEFAULT 0,         -- read, of any type
     kept         bigint NOT NULL DEFAULT 0,         -- of these new to the archive
     media        bigint NOT NULL DEFAULT 0,         -- queued by them

@@ -53,7 +53,7 @@ WITH new_event AS (
             original = CASE WHEN EXCLUDED.original IS NULL THEN NULL ELSE known.original END
         WHERE (known.original IS NOT NULL AND EXCLUDED.original IS NULL)
            OR (known.source = 'reconcile' AND EXCLUDED.source = 'push')
-    RETURNING event_id, type, redacts, xmax = 0 AS fresh
+    RETURNING event_id, type, redacts, replaces, xmax = 0 AS fresh
 ), new_media AS (
     INSERT INTO media AS known (server_name, media_id, due_at, state, reason, paced_at)
     SELECT m.server_name, m.media_id, CASE WHEN m.paced THEN 'infinity' ELSE m.due_at END,
@@ -96,6 +96,9 @@ WITH new_event AS (
     UNION
     SELECT r.event_id FROM new_event AS n JOIN event AS r ON r.redacts = n.event_id
     WHERE r.type = 'm.room.redaction'
+    UNION
+    SELECT r.event_id FROM new_event AS n JOIN event AS r ON r.redacts = n.replaces
+    WHERE r.type = 'm.room.redaction'
     ON CONFLICT (redaction) DO UPDATE SET due_at = now()
     RETURNING 1
 )
@@ -131,10 +134,14 @@ async def record(
 ) -> Recorded:
     """Commits what is kept of some events; after return it is durable. Raises what asyncpg does.
 
-    Nothing is written, and nothing waited for, when there is nothing to keep.
+    Within the caller's transaction it is durable with that one. Nothing is written, and nothing
+    waited for, when there is nothing to keep.
     """
     try:
-        return await _write(conn, kept, source, policy)
+        if not conn.is_in_transaction():
+            return await _write(conn, kept, source, policy)
+        async with conn.transaction():  # what is refused must not spoil the caller's own
+            return await _write(conn, kept, source, policy)
     except (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError) as error:
         log.error("a batch holds what the database refuses: its events go one by one", error=error)
         return await _write_apart(conn, kept, source, policy)

@@ -27,15 +27,19 @@ KEPT_TYPES = frozenset(
         "m.room.encrypted",
     }
 )
-# As state, what lists need to read like people talk, and who may end a poll.
+# As state, what lists need to read like people talk, and who may end a poll. Also without media: a
+# face that was taken off, a pack that was emptied, and who left are worth knowing, too.
 KEPT_STATE = frozenset(
     {
         "m.room.create",
+        "m.room.member",
         "m.room.name",
         "m.room.canonical_alias",
         "m.room.avatar",
         "m.room.encryption",
         "m.room.power_levels",
+        "m.room.image_pack",
+        "im.ponies.room_emotes",
     }
 )
 
@@ -111,17 +115,7 @@ def _is_kept_type(fields: dict[str, Any]) -> bool:
         return False
     if kind in KEPT_TYPES:
         return True
-    if not isinstance(fields.get("state_key"), str):
-        return False
-    return kind in KEPT_STATE or (kind == "m.room.member" and _shows_a_person(fields))
-
-
-def _shows_a_person(fields: dict[str, Any]) -> bool:
-    """A name, or someone who is there: to have neither name nor face is worth knowing, too."""
-    content = fields.get("content")
-    return isinstance(content, dict) and (
-        content.get("membership") == "join" or bool(content.get("displayname"))
-    )
+    return kind in KEPT_STATE and isinstance(fields.get("state_key"), str)
 
 
 def _is_redacted(fields: dict[str, Any]) -> bool:
@@ -148,11 +142,18 @@ def _row(batch: Batch, index: int, fields: dict[str, Any]) -> EventRow:
         _identifier(fields.get("type")),
         _identifier(fields.get("state_key"), or_empty=True),
         _timestamp(fields.get("origin_server_ts")),
-        stored or "{}",
+        stored or _relation(body),
         raw,
         _replaces(body),
         # Room version 11 moved it into the content: https://spec.matrix.org/v1.16/rooms/v11/
         _identifier(body.get("redacts")) or _identifier(fields.get("redacts")),
+    )
+
+
+def _relation(content: dict[str, Any]) -> str:
+    """Of a content that jsonb cannot hold, what it relates to: a vote is found by it."""
+    return (
+        storable_json({key: content[key] for key in ("m.relates_to",) if key in content}) or "{}"
     )
 
 

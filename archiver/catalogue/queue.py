@@ -29,7 +29,7 @@ SET attempts = m.attempts + 1,
     due_at = now() + $2::interval * power(2, least(m.unfinished, 10))
 FROM due
 WHERE m.server_name = due.server_name AND m.media_id = due.media_id
-RETURNING m.server_name, m.media_id, m.attempts, m.created_at,
+RETURNING m.server_name, m.media_id, m.attempts, m.created_at, m.charged,
           (SELECT array_agg(DISTINCT r.encryption #>> '{hashes,sha256}') FROM
               (SELECT encryption FROM reference AS r
                WHERE r.server_name = m.server_name AND r.media_id = m.media_id LIMIT 100) AS r
@@ -83,10 +83,17 @@ UPDATE media SET state = 'ready', blob_sha256 = $4, declared_type = $12, upload_
 WHERE server_name = $1 AND media_id = $2 AND EXISTS (SELECT FROM mine)
 RETURNING EXISTS (SELECT FROM new_blob)
 """
-KNOWN = "SELECT true FROM blob WHERE sha256 = $1"
+# Also takes the bytes out of the garbage; whoever is removing them right now is waited for.
+KNOWN = """
+WITH rescued AS (DELETE FROM garbage WHERE sha256 = $1)
+SELECT true FROM blob WHERE sha256 = $1
+"""
 # Each half reads a partial index of its own: what is `ready` is never counted here.
 COUNTS = """
-SELECT state, count(*) AS media, extract(epoch FROM now() - min(due_at))::float8 AS overdue
+SELECT state, count(*) AS media,
+       -- What waits for the budget is never due.
+       coalesce(extract(epoch FROM now() - min(due_at) FILTER (WHERE paced_at IS NULL)), 0)::float8
+           AS overdue
 FROM media WHERE state = 'pending' GROUP BY state
 UNION ALL
 SELECT state, count(*), NULL
@@ -96,12 +103,14 @@ FROM media WHERE state IN ('failed', 'excluded', 'quarantined', 'deleted') GROUP
 
 class Job(NamedTuple):
     """A media that this worker holds a lease on. `hashes` are the senders' words on its content:
-    base64 SHA-256 of the ciphertext, None from an event that does not encrypt it."""
+    base64 SHA-256 of the ciphertext, None from an event that does not encrypt it. `charged`: the
+    bytes that the budget of old media was charged for it, None where it is none of those."""
 
     mxc: Mxc
     attempts: int
     created_at: datetime
     hashes: tuple[str | None, ...] = ()
+    charged: int | None = None
 
 
 class Said(NamedTuple):
@@ -122,6 +131,7 @@ async def claim(
             row["attempts"],
             row["created_at"],
             tuple(row["hashes"] or ()),
+            row["charged"],
         )
         for row in await conn.fetch(statement, limit, lease)
     ]
@@ -176,7 +186,10 @@ async def complete(
 
 
 async def is_known(conn: Connection, sha256: bytes) -> bool:
-    """True when a blob with these bytes is kept already."""
+    """True when a blob with these bytes is kept already. If not, they may be put into the store.
+
+    Without this question before it, the collector of garbage could remove what was just put.
+    """
     return bool(await conn.fetchval(KNOWN, sha256))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from archiver.catalogue import coverage
+
 if TYPE_CHECKING:
     from archiver.db.pool import Connection
 
@@ -17,7 +19,10 @@ SELECT place, count(*) AS blobs, sum(size)::bigint AS bytes FROM blob GROUP BY p
 
 
 async def statistics(conn: Connection) -> dict[str, Any]:
-    """Media by state, events by type, blobs and their bytes by place. Reads whole tables."""
+    """Media by state, events by type, blobs and their bytes by place, and the coverage of it all.
+
+    Reads whole tables.
+    """
     return {
         "media": {row["state"]: row["media"] for row in await conn.fetch(MEDIA)},
         "events": {row["type"]: row["events"] for row in await conn.fetch(EVENTS)},
@@ -25,4 +30,5 @@ async def statistics(conn: Connection) -> dict[str, Any]:
             row["place"]: {"blobs": row["blobs"], "bytes": row["bytes"]}
             for row in await conn.fetch(BLOBS)
         },
+        "coverage": await coverage.of_all(conn),
     }

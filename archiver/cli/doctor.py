@@ -11,7 +11,7 @@ import click
 import orjson
 from mautrix.errors import MUnknownToken
 
-from archiver.app import http_session, object_store, open_database
+from archiver.app import http_session, open_database
 from archiver.cli.common import with_config
 from archiver.config import Config
 from archiver.db.migrate import is_empty, pending
@@ -19,6 +19,7 @@ from archiver.db.pool import open_pool
 from archiver.errors import ArchiverError, OperationError
 from archiver.matrix.bot import AWAY, Bot
 from archiver.matrix.registration import Registration, load_registration
+from archiver.store.opening import object_store
 from archiver.units import format_size
 
 LOW_DISK = 1024**3
@@ -108,7 +109,7 @@ async def _database(config: Config) -> str:
 
 
 async def _object_store(config: Config, session: aiohttp.ClientSession) -> str:
-    store = object_store(config, session)
+    store = object_store(config.storage, session)
     try:
         await store.open()
         await store.check()

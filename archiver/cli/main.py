@@ -6,9 +6,12 @@ import click
 
 from archiver import __version__
 from archiver.app import Part, open_database, run
+from archiver.cli.backfill import backfill
 from archiver.cli.common import with_config
 from archiver.cli.doctor import doctor
+from archiver.cli.hold import hold, holds, unhold
 from archiver.cli.init import init
+from archiver.cli.reconcile import reconcile
 from archiver.cli.stats import stats
 from archiver.cli.token import token
 from archiver.config import Config
@@ -56,5 +59,5 @@ async def migrate_command(config: Config) -> None:
     click.echo("The database is up to date.")
 
 
-for command in (init, doctor, token, stats):
+for command in (backfill, init, doctor, token, stats, hold, unhold, holds, reconcile):
     main.add_command(command)

@@ -1,12 +1,12 @@
 """The configuration: what it may hold, and how it is read."""
 
 from archiver.config.reading import load_config, parse_config, read_yaml_mapping
-from archiver.config.sections import Address, Config, S3Storage
+from archiver.config.sections import Address, Config, Storage
 
 __all__ = [
     "Address",
     "Config",
-    "S3Storage",
+    "Storage",
     "load_config",
     "parse_config",
     "read_yaml_mapping",

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
+import structlog
 
 from archiver.errors import OperationError
 
 if TYPE_CHECKING:
-    from archiver.db.pool import Connection
+    from archiver.db.pool import Connection, Pool
 
 _LOCK = 0x6D6D61  # "mma": any number that nobody else locks
 _PATIENCE = 7 * 86_400.0  # an index over years of events takes longer than any query of ours may
@@ -35,6 +36,8 @@ LEDGER_EXISTS = "SELECT to_regclass('schema_migration') IS NOT NULL"
 APPLIED = "SELECT version, sha256 FROM schema_migration"
 RECORD = "INSERT INTO schema_migration (version, name, sha256) VALUES ($1, $2, $3)"
 ANY_TABLE = "SELECT EXISTS (SELECT FROM pg_tables WHERE schemaname = current_schema())"
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -118,3 +121,19 @@ async def _apply(conn: Connection, migration: Migration) -> None:
         await conn.execute(CREATE_LEDGER)
         await conn.execute(migration.sql, timeout=_PATIENCE)
         await conn.execute(RECORD, migration.version, migration.name, migration.sha256)
+
+
+async def bring_up_to_date(pool: Pool, *, embedded: bool) -> None:
+    """Migrates a database that is ours alone; one that others may care for only on command.
+
+    Raises OperationError where that command is missing.
+    """
+    async with pool.acquire() as conn:
+        if embedded or await is_empty(conn):
+            for name in await migrate(conn):
+                log.info("the database was migrated", migration=name)
+        elif waiting := await pending(conn):
+            raise OperationError(
+                f"the database lacks {len(waiting)} migration(s), from {waiting[0].name} on: "
+                "make a backup, then run `archiver migrate`"
+            )

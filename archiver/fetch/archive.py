@@ -5,7 +5,8 @@ from __future__ import annotations
 from base64 import b64encode
 from dataclasses import dataclass
 
-from archiver.catalogue.queue import Completed, Job, complete, is_known
+from archiver.catalogue import budget, garbage
+from archiver.catalogue.queue import Completed, Job, Said, complete, is_known
 from archiver.db.pool import Pool
 from archiver.errors import BodyMismatch, Excluded
 from archiver.fetch.download import Download, MediaSource
@@ -18,13 +19,15 @@ from archiver.units import format_size
 
 @dataclass(frozen=True)
 class Parts:
-    """What `archive_one` works with. `max_size` is `capture.max_size` in bytes."""
+    """What `archive_one` works with. `max_size` is `capture.max_size` in bytes, `remote_rate`
+    `history.remote_rate` in bytes a second."""
 
     pool: Pool
     source: MediaSource
     spool: Spool
     store: HybridStore
     max_size: int | None = None
+    remote_rate: int | None = None
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,9 @@ async def archive_one(job: Job, parts: Parts) -> Archived:
         blob = Blob(body.sha256, body.size, parts.store.place_for(body.size), facts)
         known = blob.place is Place.OBJECT and await _is_kept(parts.pool, blob)
         inline = None if known else await parts.store.settle(body)
-        async with parts.pool.acquire() as conn:
-            completed = await complete(conn, job, blob, download.said, inline, known=known)
+        completed = await _record(job, parts, blob, download.said, inline, known=known)
+        if blob.place is Place.OBJECT and not completed.held:
+            await _throw_away(parts.pool, blob)
         return Archived(blob, completed)
 
 
@@ -85,6 +89,25 @@ def _check(job: Job, download: Download, body: SpooledBody) -> None:
     claims = {claim and claim.rstrip("=") for claim in job.hashes}
     if claims and None not in claims and digest not in claims:
         raise BodyMismatch("the content is not what its sender encrypted (hashes.sha256 differs)")
+
+
+async def _record(
+    job: Job, parts: Parts, blob: Blob, said: Said, inline: bytes | None, *, known: bool
+) -> Completed:
+    async with parts.pool.acquire() as conn:
+        if job.charged is None:  # nearly always: one statement is enough
+            return await complete(conn, job, blob, said, inline, known=known)
+        async with conn.transaction():
+            completed = await complete(conn, job, blob, said, inline, known=known)
+            if completed.held:
+                await budget.correct(conn, job, parts.remote_rate, blob.size)
+            return completed
+
+
+async def _throw_away(pool: Pool, blob: Blob) -> None:
+    """The claim was lost, or the media deleted: nobody may need these bytes."""
+    async with pool.acquire() as conn:
+        await garbage.discard(conn, blob.sha256)
 
 
 async def _is_kept(pool: Pool, blob: Blob) -> bool:

@@ -13,10 +13,10 @@ import asyncpg
 import structlog
 
 from archiver import metrics
-from archiver.catalogue import queue
+from archiver.catalogue import budget, queue
 from archiver.catalogue.queue import Job
 from archiver.db.pool import DATABASE_AWAY
-from archiver.errors import ArchiverError, Excluded, HomeserverUnavailable
+from archiver.errors import ArchiverError, Excluded, HomeserverUnavailable, RateLimited
 from archiver.fetch.archive import Archived, Parts, archive_one
 from archiver.fetch.retry import next_try
 from archiver.model import State
@@ -27,6 +27,9 @@ OLDEST_EVERY = 4
 # Jobs shorter than this on average are claimed ahead of time, to save a round trip each.
 QUICK_SECONDS = 1.0
 GIVE_BACK_SECONDS = 5.0
+# A media that was refused more often for the homeserver's limit is over that limit by itself (as
+# Synapse has it, 50 MiB come within so many tries): history does not wait for it any more.
+LIMITED_TRIES = 100
 
 log = structlog.get_logger(__name__)
 
@@ -145,17 +148,31 @@ class Worker:
         age = datetime.now(UTC) - job.created_at
         delay = next_try(error, job.attempts, age)
         try:
-            async with self._parts.pool.acquire() as conn:
-                if delay is not None:
-                    await queue.postpone(conn, job, delay, str(error))
-                    log.info("archiving waits", mxc=str(job.mxc), reason=str(error), delay=delay)
-                else:
-                    state = State.EXCLUDED if isinstance(error, Excluded) else State.FAILED
-                    await queue.settle(conn, job, state, str(error))
-                    metrics.MEDIA_SETTLED.labels(state).inc()
-                    log.warning("not archived", mxc=str(job.mxc), state=state, reason=str(error))
+            if delay is not None:
+                await self._put_off(job, error, delay)
+                log.info("archiving waits", mxc=str(job.mxc), reason=str(error), delay=delay)
+            else:
+                state = State.EXCLUDED if isinstance(error, Excluded) else State.FAILED
+                await self._give_up(job, error, state)
+                metrics.MEDIA_SETTLED.labels(state).inc()
+                log.warning("not archived", mxc=str(job.mxc), state=state, reason=str(error))
         except DATABASE_AWAY as away:
             self._pause(f"the database does not answer: {away}")
+
+    async def _put_off(self, job: Job, error: ArchiverError, delay: timedelta) -> None:
+        rate = self._parts.remote_rate
+        async with self._parts.pool.acquire() as conn, conn.transaction():
+            if not await queue.postpone(conn, job, delay, str(error)):
+                return
+            await budget.correct(conn, job, rate, 0, done=False)
+            if rate and isinstance(error, RateLimited) and job.attempts <= LIMITED_TRIES:
+                # Longer than `delay`, so that whoever was refused is the first to try again.
+                await budget.step_back(conn, job, rate, 2 * delay)
+
+    async def _give_up(self, job: Job, error: ArchiverError, state: State) -> None:
+        async with self._parts.pool.acquire() as conn, conn.transaction():
+            if await queue.settle(conn, job, state, str(error)):
+                await budget.correct(conn, job, self._parts.remote_rate, 0)
 
     def _is_paused(self) -> bool:
         return time.monotonic() < self._paused_until

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 
 import structlog
@@ -22,6 +22,7 @@ from archiver.capture.policy import CapturePolicy
 from archiver.capture.record import record
 from archiver.capture.rows import Kept, keep
 from archiver.db.pool import DATABASE_AWAY, Pool
+from archiver.intake.activity import rooms_of
 from archiver.model import Source
 
 # 100 events of 64 KiB, escaped at worst sixfold: Synapse repeats a refused push for ever.
@@ -34,7 +35,8 @@ log = structlog.get_logger(__name__)
 class Intake:
     """Answers 200 only after everything that matters in a transaction is committed.
 
-    `refused` is called when a push could not be recorded for want of the database.
+    `refused` is called when a push could not be recorded for want of the database, `pushed` with
+    the rooms of one that was.
     """
 
     def __init__(
@@ -44,12 +46,14 @@ class Intake:
         bot: str,
         policy: CapturePolicy,
         refused: Callable[[], None] = lambda: None,
+        pushed: Callable[[Collection[str]], None] = lambda _rooms: None,
     ) -> None:
         self._pool = pool
         self._authorization = b"Bearer " + hs_token.encode()
         self._bot = bot
         self._policy = policy
         self._on_refusal = refused
+        self._on_push = pushed
 
     def application(self) -> web.Application:
         """The routes that the homeserver calls."""
@@ -95,10 +99,11 @@ class Intake:
         # Hostile bodies take a while to take apart, and the loop has others to serve.
         take_apart = partial(_take_apart, body, self._policy)
         large = len(body) > LARGE_BODY
-        kept = await asyncio.to_thread(take_apart) if large else take_apart()
+        kept, rooms = await asyncio.to_thread(take_apart) if large else take_apart()
         async with asyncio.timeout(50):  # Synapse itself gives up after 60 s
             async with self._pool.acquire() as conn:
                 recorded = await record(conn, kept, Source.PUSH, self._policy)
+        self._on_push(rooms)
         metrics.EVENTS.labels(Source.PUSH).inc(recorded.events)
         metrics.REFERENCES.labels(Source.PUSH).inc(recorded.references)
         metrics.MEDIA_QUEUED.labels(Source.PUSH).inc(recorded.media)
@@ -115,8 +120,9 @@ class Intake:
         return _refused(404, "M_NOT_FOUND", "the archive makes no rooms")
 
 
-def _take_apart(body: bytes, policy: CapturePolicy) -> list[Kept]:
-    return keep(Batch(body), policy)
+def _take_apart(body: bytes, policy: CapturePolicy) -> tuple[list[Kept], set[str]]:
+    batch = Batch(body)
+    return keep(batch, policy), rooms_of(batch.events)
 
 
 def _refused(status: int, errcode: str, error: str) -> web.Response:

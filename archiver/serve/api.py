@@ -8,34 +8,46 @@ import orjson
 from aiohttp import web
 
 from archiver.catalogue import media
+from archiver.catalogue.knowledge import words
 from archiver.catalogue.stats import statistics
 from archiver.db.pool import Pool
-from archiver.serve.answers import reply
-from archiver.serve.content import asked_for, unknown
+from archiver.model import Scope
+from archiver.serve.answers import redaction, reply
+from archiver.serve.auth import SCOPE
+from archiver.serve.content import asked_for, redacted, unknown
 from archiver.serve.database import connection
 
 if TYPE_CHECKING:
     from archiver.db.pool import Row
 
 REFERENCES = 100
+STATS_SECONDS = 60.0
 
+_REDACTION = ("redacted_by", "redacted_at", "redactor", "redaction_reason")
 _BLOB = ("sha256", "size", "mimetype", "width", "height", "duration_ms", "place")
 
 
 class Api:
-    """Answers with what the catalogue knows."""
+    """Answers with what the catalogue knows.
 
-    def __init__(self, pool: Pool) -> None:
+    `hides_redacted`: what was redacted, and the words that came with it, is for admins alone.
+    """
+
+    def __init__(self, pool: Pool, *, hides_redacted: bool = False) -> None:
         self._pool = pool
+        self._hides_redacted = hides_redacted
 
     async def media(self, request: web.Request) -> web.Response:
         """State, blob, and the newest REFERENCES of a media."""
         mxc = asked_for(request)
+        hides = self._hides_redacted and request[SCOPE] is not Scope.ADMIN
         async with connection(self._pool) as conn:
-            row = await media.describe(conn, mxc)
+            row = await media.describe(conn, mxc, unredacted=hides)
             if row is None:
                 raise unknown(mxc)
-            references = await media.references(conn, mxc, REFERENCES)
+            if hides and row["redacted"]:
+                raise redacted(mxc)
+            references = await media.references(conn, mxc, REFERENCES, unredacted=hides)
         return reply(
             {
                 "mxc": str(mxc),
@@ -46,11 +58,18 @@ class Api:
         )
 
     async def stats(self, _request: web.Request) -> web.Response:
-        """The archive in figures."""
-        async with connection(self._pool) as conn:
+        """The archive in figures, for which whole tables are read."""
+        async with connection(self._pool, STATS_SECONDS) as conn:
             return reply(await statistics(conn))
 
 
 def _reference(row: Row) -> dict[str, Any]:
     encryption = row["encryption"] and orjson.loads(row["encryption"])
-    return {**row, "encrypted": encryption is not None, "encryption": encryption}
+    return {
+        **{key: value for key, value in row.items() if key not in _REDACTION},
+        "sender_name": words(row["sender_name"]) or row["sender"],
+        "room_name": words(row["room_name"]),
+        "encrypted": encryption is not None,
+        "encryption": encryption,
+        "redacted": redaction(row),
+    }

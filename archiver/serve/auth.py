@@ -15,6 +15,7 @@ from archiver.catalogue import tokens
 from archiver.catalogue.tokens import Token
 from archiver.db.pool import Pool
 from archiver.errors import MissingToken, UnknownToken
+from archiver.model import Scope
 from archiver.serve.database import DatabaseUnavailable, connection
 from archiver.serve.headers import PREFLIGHT
 from archiver.serve.usage import Usage
@@ -24,6 +25,9 @@ MOST_REMEMBERED = 10_000
 
 OPEN = "/healthz"
 FACES = ("/_matrix/", "/api/")
+
+# What the request's reader may do; on every request that was let in.
+SCOPE = web.RequestKey("scope", Scope)
 
 
 class Authenticator:
@@ -49,10 +53,11 @@ class Authenticator:
         if request.method == "OPTIONS" and request.path.startswith(FACES):
             return web.Response(status=204, headers=PREFLIGHT)
         if request.path != OPEN and request.match_info.http_exception is None:
-            await self._authenticate(request.headers.get("Authorization", ""))
+            token = await self._authenticate(request.headers.get("Authorization", ""))
+            request[SCOPE] = token.scope
         return await handler(request)
 
-    async def _authenticate(self, authorization: str) -> None:
+    async def _authenticate(self, authorization: str) -> Token:
         scheme, _, secret = authorization.partition(" ")
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret:
@@ -61,6 +66,7 @@ class Authenticator:
         if token is None or (token.expires_at and token.expires_at <= datetime.now(UTC)):
             raise UnknownToken("the access token is unknown, expired or revoked")
         self._usage.token_used(token.id)
+        return token
 
     async def _find(self, digest: bytes) -> Token | None:
         token, until = self._remembered.get(digest, (None, 0.0))

@@ -12,7 +12,8 @@ from archiver import metrics
 from archiver.catalogue.media import Media, look
 from archiver.db.pool import Pool
 from archiver.errors import BlobMissing, InvalidParam, NotFound, StoreUnavailable, Waiting
-from archiver.model import Blob, Mxc, State
+from archiver.model import Blob, Mxc, Scope, State
+from archiver.serve.auth import SCOPE
 from archiver.serve.conditional import Span, is_known, wanted
 from archiver.serve.database import connection
 from archiver.serve.errors import report
@@ -24,29 +25,53 @@ from archiver.store.hybrid import HybridStore
 if TYPE_CHECKING:
     from multidict import CIMultiDict
 
+# A redaction reaches no browser's cache. So where redacted media is hidden, a browser has to ask
+# each time, and is mostly told (304) that nothing changed.
+ASK_EACH_TIME = "private, no-cache"
+NOBODY_KEEPS = "private, no-store"
+
 log = structlog.get_logger(__name__)
 
 
 class Content:
-    """Answers with bytes. Those of a small blob come with the one question to the database."""
+    """Answers with bytes. Those of a small blob come with the one question to the database.
 
-    def __init__(self, pool: Pool, store: HybridStore, usage: Usage) -> None:
+    `hides_redacted`: what was redacted is for admins alone.
+    """
+
+    def __init__(
+        self, pool: Pool, store: HybridStore, usage: Usage, *, hides_redacted: bool = False
+    ) -> None:
         self._pool = pool
         self._store = store
         self._usage = usage
+        self._hides_redacted = hides_redacted
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """GET or HEAD of a media by `server` and `id`, maybe under another `/name`."""
-        mxc = asked_for(request)
-        name = request.match_info.get("name", "")[1:]
+        return await self.send(request, asked_for(request), request.match_info.get("name", "")[1:])
+
+    async def send(
+        self, request: web.Request, mxc: Mxc, name: str = "", *, changes: bool = False
+    ) -> web.StreamResponse:
+        """Answers a GET or HEAD with the media, under another name if one is given.
+
+        `changes`: the address may stand for another media tomorrow, so nobody may rely on it.
+        """
         plain = "Range" not in request.headers and "If-None-Match" not in request.headers
         whole = plain and request.method == "GET"
+        hides = request[SCOPE] is not Scope.ADMIN if self._hides_redacted else None
         async with connection(self._pool) as conn:
-            found = await look(conn, mxc, with_name=not name, with_data=whole)
+            found = await look(conn, mxc, with_name=not name, with_data=whole, hides=hides)
+        if hides and found and found.redacted:
+            raise redacted(mxc)
         media, blob = _ready(mxc, found)
         etag = f'"{blob.sha256.hex()}"'
         shown = shown_as(media.declared_type, blob.facts.mimetype)
         headers = media_headers(etag, shown, name or media.filename)
+        if self._hides_redacted or changes:
+            no_trace = self._hides_redacted and media.redacted
+            headers["Cache-Control"] = NOBODY_KEEPS if no_trace else ASK_EACH_TIME
         if not plain and is_known(request.headers, etag):
             return web.Response(status=304, headers=headers)
         if request.method == "HEAD":
@@ -105,6 +130,11 @@ def asked_for(request: web.Request) -> Mxc:
 def unknown(mxc: Mxc) -> NotFound:
     """No event that the archive has seen names this media."""
     return NotFound(f"{mxc} is not in the archive")
+
+
+def redacted(mxc: Mxc) -> NotFound:
+    """Every event that names it was redacted, and the reader is no admin."""
+    return NotFound(f"{mxc} was redacted: only a token with scope admin may see it")
 
 
 def _ready(mxc: Mxc, media: Media | None) -> tuple[Media, Blob]:

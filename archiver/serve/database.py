@@ -21,10 +21,10 @@ class DatabaseUnavailable(StoreUnavailable):
 
 
 @asynccontextmanager
-async def connection(pool: Pool) -> AsyncIterator[Connection]:
-    """A connection for ANSWER_SECONDS. Raises DatabaseUnavailable."""
+async def connection(pool: Pool, seconds: float = ANSWER_SECONDS) -> AsyncIterator[Connection]:
+    """A connection for so long. Raises DatabaseUnavailable."""
     try:
-        async with asyncio.timeout(ANSWER_SECONDS), pool.acquire() as conn:
+        async with asyncio.timeout(seconds), pool.acquire() as conn:
             yield conn
     except DATABASE_AWAY as error:
         raise DatabaseUnavailable(

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from archiver.capture.policy import CapturePolicy
 from archiver.catalogue import tokens
 from archiver.db.listen import Listener
 from archiver.db.pool import Pool
@@ -14,7 +15,12 @@ from archiver.serve.api import Api
 from archiver.serve.auth import OPEN, Authenticator
 from archiver.serve.content import Content
 from archiver.serve.errors import answer_errors
+from archiver.serve.events import Events
+from archiver.serve.figures import Figures
 from archiver.serve.health import Health
+from archiver.serve.people import People
+from archiver.serve.polls import Polls
+from archiver.serve.rooms import Rooms
 from archiver.serve.usage import Usage
 from archiver.store.hybrid import HybridStore
 
@@ -25,15 +31,32 @@ SLASH = "{slash:/?}"
 
 
 class Serving:
-    """Gives archived media to those who hold a token."""
+    """Gives archived media to those who may see it."""
 
-    def __init__(self, pool: Pool, store: HybridStore, listener: Listener) -> None:
-        """`listener` is told here what to listen to, so it must not run yet."""
+    def __init__(
+        self,
+        pool: Pool,
+        store: HybridStore,
+        listener: Listener,
+        policy: CapturePolicy,
+        *,
+        hides_redacted: bool = False,
+    ) -> None:
+        """`listener` is told here what to listen to, so it must not run yet.
+
+        `policy` tells which rooms are left out. `hides_redacted`: the words of what was redacted
+        are for administrators.
+        """
         self._usage = Usage(pool)
         self._authenticator = Authenticator(pool, self._usage)
         listener.on(tokens.CHANGED, self._authenticator.forget)
-        self._content = Content(pool, store, self._usage)
-        self._api = Api(pool)
+        self._content = Content(pool, store, self._usage, hides_redacted=hides_redacted)
+        self._api = Api(pool, hides_redacted=hides_redacted)
+        self._polls = Polls(pool, hides_redacted=hides_redacted)
+        self._rooms = Rooms(pool, self._content, policy, hides_redacted=hides_redacted)
+        self._people = People(pool, self._content, hides_redacted=hides_redacted)
+        self._events = Events(pool, hides_redacted=hides_redacted)
+        self._figures = Figures(pool)
         self._health = Health(pool, store)
 
     def application(self) -> web.Application:
@@ -44,6 +67,15 @@ class Serving:
             f"/api/media/download/{MEDIA}{NAME}": self._content.get,
             f"/api/v1/media/{MEDIA}/content{SLASH}": self._content.get,
             f"/api/v1/media/{MEDIA}{SLASH}": self._api.media,
+            r"/api/v1/polls/{event_id:[\s\S]+}": self._polls.get,
+            f"/api/v1/polls{SLASH}": self._polls.page,
+            f"/api/v1/rooms{SLASH}": self._rooms.page,
+            "/api/v1/rooms/{room_id}/avatar": self._rooms.avatar,
+            f"/api/v1/rooms/{{room_id}}{SLASH}": self._rooms.get,
+            "/api/v1/users/{user_id}/avatar": self._people.avatar,
+            f"/api/v1/users/{{user_id}}{SLASH}": self._people.get,
+            # Of old, an event id may hold a slash, and not everybody encodes it.
+            r"/api/v1/events/{event_id:[\s\S]+}": self._events.get,
             "/api/v1/stats": self._api.stats,
             OPEN: self._health.alive,
             "/readyz": self._health.ready,
@@ -52,6 +84,7 @@ class Serving:
         for path, handler in routes.items():
             app.router.add_get(path, handler)
         app.cleanup_ctx.append(self._keep_usage)
+        app.cleanup_ctx.append(self._keep_figures)
         return app
 
     async def _keep_usage(self, _app: web.Application) -> AsyncIterator[None]:
@@ -60,3 +93,9 @@ class Serving:
         flushing.cancel()
         await asyncio.wait([flushing])
         await self._usage.flush()
+
+    async def _keep_figures(self, _app: web.Application) -> AsyncIterator[None]:
+        counting = asyncio.create_task(self._figures.run())
+        yield
+        counting.cancel()
+        await asyncio.wait([counting])

@@ -83,6 +83,13 @@ class HybridStore:
             return await self._objects.open_file(blob.sha256)
         return None
 
+    async def delete_object(self, sha256: bytes) -> None:
+        """See `BlobStore.delete`. Inline bytes go with their rows, in one commit.
+
+        A refusal says nothing of uploads: a key may lack this permission alone.
+        """
+        await self._objects.delete(sha256)
+
     async def check(self) -> None:
         """See `BlobStore.check`, for both."""
         await self._inline.check()

@@ -141,7 +141,7 @@ async def _kill(
         if number % 2:
             await _pushes(pusher, pusher.allowed - 3)
         else:
-            await _downloads(homeserver, len(homeserver.seen) + DOWNLOADS_A_KILL)
+            await _downloads(homeserver, len(homeserver.downloads) + DOWNLOADS_A_KILL)
         if number in DATABASE_KILLS:
             await kill_database()
         else:
@@ -155,7 +155,7 @@ async def _pushes(pusher: _Pusher, taken: int) -> None:
 
 
 async def _downloads(homeserver: Homeserver, begun: int) -> None:
-    await eventually("media is fetched", lambda: len(homeserver.seen) >= begun)
+    await eventually("media is fetched", lambda: len(homeserver.downloads) >= begun)
 
 
 async def _check_events(conn: asyncpg.Connection[asyncpg.Record], room: Room) -> None:

@@ -68,7 +68,7 @@ async def test_an_archiver_ends_in_good_order(
         lone_archive.configure(homeserver.url, {"worker": worker})
         reader = await started(lone_archive, http)
         assert await lone_archive.push(http, transaction(*media_ids), "1") == 200
-        await eventually("downloads hang", lambda: len(homeserver.seen) == len(media_ids))
+        await eventually("downloads hang", lambda: len(homeserver.downloads) == len(media_ids))
         assert len(_processes_in(lone_archive.folder)) > 1
         assert await asyncio.to_thread(end, lone_archive) == 0
         assert _processes_in(lone_archive.folder) == []
@@ -90,12 +90,12 @@ async def test_a_lease_that_nobody_gave_back_runs_out(
         lone_archive.configure(homeserver.url, {"worker": {"lease": "1s"}})
         reader = await started(lone_archive, http)
         assert await lone_archive.push(http, transaction("0-1-5000"), "1") == 200
-        await eventually("the download hangs", lambda: len(homeserver.seen) == 1)
+        await eventually("the download hangs", lambda: len(homeserver.downloads) == 1)
         await asyncio.to_thread(lone_archive.kill)
         gate.set()
         await asyncio.to_thread(lone_archive.start)
         await reader.until("ready", mxc("0-1-5000"))
-        assert len(homeserver.seen) == 2
+        assert len(homeserver.downloads) == 2
 
 
 async def test_workers_share_one_queue(
@@ -115,7 +115,8 @@ async def test_workers_share_one_queue(
             for worker in workers:
                 await asyncio.to_thread(worker.start)
             assert await archive.push(http, transaction(*media_ids), "1") == 200
-            await eventually("both are at work", lambda: len(homeserver.seen) == 2 * CONCURRENCY)
+            busy = 2 * CONCURRENCY
+            await eventually("both are at work", lambda: len(homeserver.downloads) == busy)
             gate.set()
             await reader.until("ready", *map(mxc, media_ids))
             for media_id in media_ids:
@@ -123,7 +124,7 @@ async def test_workers_share_one_queue(
         finally:
             stops = [*(worker.stop for worker in workers), archive.stop]
             ended = [await asyncio.to_thread(stop) for stop in stops]
-        fetched = Counter(seen.path.rpartition("/")[2] for seen in homeserver.seen)
+        fetched = Counter(seen.path.rpartition("/")[2] for seen in homeserver.downloads)
     assert ended == [0, 0, 0]
     assert fetched == Counter(media_ids)
     shares = [worker.log.read_text("utf-8").count(" archived ") for worker in workers]

@@ -151,8 +151,8 @@ async def test_a_push_that_was_merely_late_is_no_gap(pool: Pool) -> None:
     await put(pool, image("$old"), source=Source.BACKFILL)
     assert await put(pool, GOOD, image("$old")) == Recorded()
     await put(pool, GOOD, image("$old"), source=Source.RECONCILE)
-    sources = dict(await pool.fetch("SELECT event_id, source FROM event"))
-    assert sources == {"$good": "push", "$old": "backfill"}
+    rows = await pool.fetch("SELECT event_id, source FROM event")
+    assert {row[0]: row[1] for row in rows} == {"$good": "push", "$old": "backfill"}
 
 
 @pytest.mark.parametrize("redaction_first", [True, False])
@@ -204,8 +204,8 @@ async def test_what_went_with_its_redacted_event_comes_back_with_a_new_one(pool:
     await pool.execute(update, "good", "capture.on_redaction: it was redacted")
     await pool.execute(update, "cat", "delete: by an administrator")
     assert await put(pool, {**GOOD, "event_id": "$again"}, image("$c")) == Recorded(2, 2, 1)
-    states = dict(await pool.fetch("SELECT media_id, state FROM media"))
-    assert states == {"good": "pending", "cat": "deleted"}
+    rows = await pool.fetch("SELECT media_id, state FROM media")
+    assert {row[0]: row[1] for row in rows} == {"good": "pending", "cat": "deleted"}
 
 
 async def test_a_media_in_many_events_is_one_job(pool: Pool) -> None:
@@ -399,6 +399,18 @@ async def test_what_the_database_refuses_is_its_own_affair(refusing: Pool) -> No
     kept = await only(pool, "SELECT raw FROM event WHERE raw IS NOT NULL")
     assert b"refused" in kept["raw"]
     assert await put(pool, GOOD, bad, image("$z")) == Recorded()
+
+
+async def test_what_is_refused_does_not_spoil_the_callers_transaction(refusing: Pool) -> None:
+    """A page of history is recorded together with the room's cursor, whatever is in the page."""
+    bad = image("$bad")
+    bad["content"]["body"] = "refused"
+    async with refusing.acquire() as conn, conn.transaction():
+        kept = keep(batch(GOOD, bad), ALL)
+        assert await record(conn, kept, Source.BACKFILL, ALL) == Recorded(2, 2, 2)
+        await conn.execute("INSERT INTO room (room_id) VALUES ('!room')")
+    assert await refusing.fetchval("SELECT count(*) FROM event") == 2
+    assert await refusing.fetchval("SELECT count(*) FROM room") == 1
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -623,6 +623,19 @@ async def test_another_limit_breaks_nothing(
             assert [chunk async for chunk in chunks] == [place.value[2:4].encode()]
 
 
+async def test_an_object_alone_is_deleted(
+    postgres_store: PostgresStore, filesystem_store: FilesystemStore, spooled: Spooled
+) -> None:
+    """Inline bytes of the same name are left: they go with their rows."""
+    store = HybridStore(postgres_store, filesystem_store, inline_limit=1)
+    async with spooled(b"both") as body:
+        await postgres_store.put(body)
+        await store.settle(body)
+    await store.delete_object(body.sha256)
+    assert await keys(filesystem_store) == []
+    assert await keys(postgres_store) == [body.sha256]
+
+
 async def test_a_check_covers_both(
     postgres_store: PostgresStore, filesystem_store: FilesystemStore, tmp_path: Path
 ) -> None:

@@ -215,6 +215,24 @@ class Reader:
         """How many events of a type the archive has."""
         return int((await self.stats())["events"].get(event_type, 0))
 
+    async def json(self, path: str) -> dict[str, Any]:
+        """What our API says at `path`."""
+        async with self._http.get(self.url + path, headers=self._headers) as response:
+            answer: dict[str, Any] = await response.json()
+            assert response.status == 200, answer
+            return answer
+
+    async def body(self, path: str) -> bytes:
+        """The media that `path` stands for."""
+        async with self._http.get(self.url + path, headers=self._headers) as response:
+            assert response.status == 200, await response.text()
+            return await response.read()
+
+    async def lacks(self, path: str) -> bool:
+        """True when there is nothing at `path`."""
+        async with self._http.get(self.url + path, headers=self._headers) as response:
+            return response.status == 404
+
     async def download(self, mxc: str) -> bytes:
         """The bytes as the Matrix face serves them."""
         async with self.get(mxc) as response:

@@ -65,6 +65,11 @@ class Homeserver:
         """The answer for every media that has none of its own."""
         self._default = answer
 
+    @property
+    def downloads(self) -> list[Seen]:
+        """What was asked of it, as far as it was media."""
+        return [seen for seen in self.seen if "/media/" in seen.path]
+
     def asked(self, media: Mxc) -> int:
         """How often a media was asked for."""
         end = f"/{media.server_name}/{media.media_id}"

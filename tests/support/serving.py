@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from aiohttp.test_utils import TestServer
 
+from archiver.capture.batch import Batch
+from archiver.capture.policy import CapturePolicy
+from archiver.capture.record import record
+from archiver.capture.rows import keep
 from archiver.catalogue import tokens
 from archiver.db.listen import Listener
 from archiver.fetch.inspect import inspect
-from archiver.model import Mxc, Scope
+from archiver.model import Mxc, Scope, Source
 from archiver.serve.server import Serving
 from archiver.store.filesystem import FilesystemStore
 from archiver.store.hybrid import HybridStore
@@ -29,6 +33,7 @@ if TYPE_CHECKING:
 INLINE_LIMIT = 64 * 1024
 DEADLINE_SECONDS = 20
 SERVER = "remote.example"
+POLICY = CapturePolicy("archive.test")
 MATRIX = "/_matrix/client/v1/media/download"
 
 
@@ -103,6 +108,17 @@ class Archive:
         )  # fmt: skip
         return event_id
 
+    async def record(
+        self,
+        *events: dict[str, Any],
+        source: Source = Source.PUSH,
+        policy: CapturePolicy = POLICY,
+    ) -> None:
+        """Takes events in, as either door does."""
+        kept = keep(Batch(json.dumps({"events": events}).encode()), policy)
+        async with self.pool.acquire() as conn:
+            await record(conn, kept, source, policy)
+
     async def token(self, name: str = "reader", scope: Scope = Scope.READ) -> str:
         """A new token's secret."""
         async with self.pool.acquire() as conn:
@@ -141,6 +157,13 @@ class Reader:
             while await self.status(path, **headers) != status:  # noqa: ASYNC110  # as above
                 await asyncio.sleep(0.01)
 
+    async def json(self, path: str) -> dict[str, Any]:
+        """The JSON of a GET that is answered with 200."""
+        async with self.ask(path) as answer:
+            found: dict[str, Any] = await answer.json()
+            assert answer.status == 200, found
+            return found
+
     async def raw(self, path: str) -> tuple[int, dict[str, Any]]:
         """Status and JSON of a GET whose path no client has tidied."""
         reader, writer = await self.connect(path, "Connection: close")
@@ -162,11 +185,42 @@ class Reader:
         return reader, writer
 
 
+def state(
+    kind: str, content: Any, minute: int = 0, key: str = "", room: str = "!room:a", **fields: Any
+) -> dict[str, Any]:
+    """A state event, so many minutes after the first of January 2025."""
+    return {
+        "event_id": f"${secrets.token_hex(8)}",
+        "room_id": room,
+        "sender": "@alice:archive.test",
+        "type": kind,
+        "state_key": key,
+        "origin_server_ts": 1_735_689_600_000 + 60_000 * minute,
+        "content": content,
+        **fields,
+    }
+
+
+def member(
+    user: str, minute: int = 0, room: str = "!room:a", membership: str = "join", **content: Any
+) -> dict[str, Any]:
+    """A membership of a user, who wrote it."""
+    written = {"membership": membership, **content}
+    return state("m.room.member", written, minute, user, room, sender=user)
+
+
 @asynccontextmanager
-async def serving(archive: Archive, dsn: str) -> AsyncIterator[TestServer]:
+async def serving(
+    archive: Archive,
+    dsn: str,
+    policy: CapturePolicy = POLICY,
+    *,
+    hides_redacted: bool = False,
+) -> AsyncIterator[TestServer]:
     """The readers' door, open, and listening to the database."""
     listener = Listener(dsn)
-    server = TestServer(Serving(archive.pool, archive.store, listener).application())
+    door = Serving(archive.pool, archive.store, listener, policy, hides_redacted=hides_redacted)
+    server = TestServer(door.application())
     connected = asyncio.Event()
     listener.on("connected", connected.set)  # whoever listens is called once at the start
     listening = asyncio.create_task(listener.run())

@@ -1,0 +1,250 @@
+"""One room compared with the homeserver's history, in one request when nothing is missing.
+
+A page's events and the position behind it are one commit, so that whoever is killed anywhere goes
+on where it was, and who lost the claim on the room writes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime, timedelta
+from typing import TypeVar
+
+import structlog
+
+from archiver import metrics
+from archiver.capture.policy import CapturePolicy
+from archiver.capture.record import Recorded, record
+from archiver.capture.rows import Kept
+from archiver.catalogue import moments, rooms
+from archiver.catalogue.rooms import Claim, Progress
+from archiver.db.pool import Pool
+from archiver.errors import FetchFailed
+from archiver.history.pages import Page, keep_page, read_page
+from archiver.matrix.history import Direction, History
+from archiver.model import Source
+
+NEW_AT_ONCE = 500
+RECENT = 100
+# Longer than a request and the rest after it can take.
+LEASE = timedelta(minutes=15)
+LONGEST_REST = 300.0
+
+T = TypeVar("T")
+
+log = structlog.get_logger(__name__)
+
+
+class ClaimLost(Exception):
+    """Somebody else has the room now; nothing of the last page was written."""
+
+
+class Pace:
+    """One request after the other, with a rest of `rest` times as long as each took."""
+
+    def __init__(self, rest: float) -> None:
+        self._rest = rest
+        self._free_at = 0.0
+
+    async def rested(self) -> None:
+        """Returns when the homeserver had its rest."""
+        await asyncio.sleep(max(0.0, self._free_at - time.monotonic()))
+
+    async def ask(self, request: Callable[[], Awaitable[T]]) -> T:
+        """The answer to a request, which begins when it may."""
+        await self.rested()
+        started = time.monotonic()
+        answer = await request()
+        took = time.monotonic() - started
+        self._free_at = started + took + min(self._rest * took, LONGEST_REST)
+        metrics.ROOM_SECONDS.observe(took)
+        return answer
+
+
+class Visitor:
+    """Compares rooms for whoever holds the claim on them.
+
+    `every`: how often an active room has its turn. `grace`: the wait between two looks whether
+    what is missing was merely on its way.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        history: History,
+        pace: Pace,
+        policy: CapturePolicy,
+        every: timedelta,
+        grace: Callable[[], Awaitable[object]],
+    ) -> None:
+        self._pool = pool
+        self._history = history
+        self._pace = pace
+        self._policy = policy
+        self._every = every
+        self._grace = grace
+        self._made: datetime | None = None
+
+    async def compare(self, claim: Claim) -> int:
+        """Records what is missing, and returns how much that was.
+
+        Raises ClaimLost, what History does, and what asyncpg does.
+        """
+        if claim.position is None:
+            return await self._begin(claim, anew=False)
+        try:
+            found, position, until = await self._read_on(claim, claim.position)
+        except FetchFailed as error:
+            if not _refuses_token(error):
+                raise
+            log.warning(
+                "the homeserver does not know its own position any more: what was not pushed in "
+                "the meantime needs a backfill",
+                room_id=claim.room_id,
+                reason=str(error),
+            )
+            return await self._begin(claim, anew=True)
+        if claim.look_back:
+            progress = Progress(position, until, looked_back=True, over=True)
+            found += await self._look_back(claim, progress)
+        return found
+
+    async def _read_on(self, claim: Claim, position: str) -> tuple[int, str, datetime]:
+        """Everything since the position. Events counted, the new position, the time of it."""
+        found, until = 0, claim.at
+        while True:
+            page = await self._page(claim, "f", position, NEW_AT_ONCE)
+            last = page.end in (None, position) or 0 < len(page.events.events) < NEW_AT_ONCE
+            position = page.end or position
+            kept = await self._missing(await keep_page(page.events, self._policy))
+            progress = Progress(
+                position,
+                until if last else None,
+                newest=page.middle(),
+                over=last and not claim.look_back,
+            )
+            number, at = await self._commit(claim, kept, [], progress)
+            found += number
+            if last:
+                return found, position, until
+            until = at
+
+    async def _begin(self, claim: Claim, *, anew: bool) -> int:
+        """Without a position: the newest events, and from here on those that follow."""
+        page = await self._page(claim, "b", None, RECENT)
+        reaches = page.middle() or claim.at
+        progress = Progress(
+            page.start, claim.at, _is_whole(page), reaches, anew, True, page.middle(), True
+        )
+        lost, old = await self._sorted_out(page)
+        here = {found.row.event_id for found in (*lost, *old)}
+        state = [] if anew else [k for k in await self._state(claim) if k.row.event_id not in here]
+        number, _ = await self._commit(claim, lost, old + state, progress)
+        return number
+
+    async def _look_back(self, claim: Claim, progress: Progress) -> int:
+        """What federation delivers late is older than the position by the order of the room."""
+        lost, old = await self._sorted_out(await self._page(claim, "b", None, RECENT))
+        number, _ = await self._commit(claim, lost, old, progress)
+        return number
+
+    async def _page(
+        self, claim: Claim, direction: Direction, token: str | None, limit: int
+    ) -> Page:
+        body = await self._pace.ask(
+            lambda: self._history.messages(claim.room_id, direction, token, limit)
+        )
+        page = await read_page(body)
+        metrics.HISTORY_EVENTS.labels(Source.RECONCILE).inc(len(page.events.events))
+        return page
+
+    async def _state(self, claim: Claim) -> list[Kept]:
+        body = await self._pace.ask(lambda: self._history.state(claim.room_id))
+        page = await read_page(body, "state")
+        return await self._unknown(await keep_page(page.events, self._policy))
+
+    async def _sorted_out(self, page: Page) -> tuple[list[Kept], list[Kept]]:
+        """What of a page is missing although it should have been pushed, and what is old: sent
+        before there was an archive to push it to."""
+        if self._made is None:
+            async with self._pool.acquire() as conn:
+                self._made = await moments.archive_made(conn)
+        made = self._made.timestamp() * 1000
+        unknown = await self._unknown(await keep_page(page.events, self._policy))
+        old = [found for found in unknown if (found.row.origin_server_ts or made) < made]
+        lost = [found for found in unknown if (found.row.origin_server_ts or made) >= made]
+        return await self._missing(lost), old
+
+    async def _missing(self, kept: list[Kept]) -> list[Kept]:
+        """What of it stays unknown: as long as pushes bring some of it, the rest may follow."""
+        missing = await self._unknown(kept)
+        while missing:
+            await self._grace()
+            before, missing = len(missing), await self._unknown(missing)
+            if len(missing) == before:
+                break
+        return missing
+
+    async def _unknown(self, kept: list[Kept]) -> list[Kept]:
+        if not kept:
+            return []
+        async with self._pool.acquire() as conn:
+            unknown = await rooms.unknown(conn, [found.row.event_id for found in kept])
+        return [found for found in kept if found.row.event_id in unknown]
+
+    async def _commit(
+        self, claim: Claim, lost: list[Kept], old: list[Kept], progress: Progress
+    ) -> tuple[int, datetime]:
+        wait = self._every if progress.over else LEASE
+        if lost:
+            progress = progress._replace(newest=claim.at)
+        async with self._pool.acquire() as conn, conn.transaction():
+            # Events before rooms, as a backfill does it, or the two could wait for each other.
+            recorded = await record(conn, lost, Source.RECONCILE, self._policy)
+            past = [await record(conn, some, Source.BACKFILL, self._policy) for some in _in(old)]
+            at = await rooms.advance(conn, claim, progress, wait)
+            if at is None:
+                raise ClaimLost(claim.room_id)
+        _count(Source.RECONCILE, [recorded])
+        _count(Source.BACKFILL, past)
+        if recorded.events:
+            metrics.GAP_EVENTS.inc(recorded.events)
+            log.warning(
+                "events were never pushed, and are archived now",
+                room_id=claim.room_id,
+                events=recorded.events,
+            )
+        return recorded.events, at
+
+
+def _in(kept: list[Kept]) -> Iterable[list[Kept]]:
+    """Slices: the members of a large room would be too much for one statement."""
+    return (kept[start : start + NEW_AT_ONCE] for start in range(0, len(kept), NEW_AT_ONCE))
+
+
+def _is_whole(page: Page) -> bool:
+    """True when a page of the newest events reaches the room's first one.
+
+    https://spec.matrix.org/v1.16/client-server-api/#mroomcreate
+    """
+    events = page.events.events
+    oldest = events[-1] if events else None
+    return page.end is None or (
+        isinstance(oldest, dict)
+        and oldest.get("type") == "m.room.create"
+        and oldest.get("state_key") == ""
+    )
+
+
+def _refuses_token(error: FetchFailed) -> bool:
+    """True for 400: of what we ask only the token can be wrong."""
+    return str(error).startswith("400 ")
+
+
+def _count(source: Source, recorded: Iterable[Recorded]) -> None:
+    for some in recorded:
+        metrics.EVENTS.labels(source).inc(some.events)
+        metrics.REFERENCES.labels(source).inc(some.references)
+        metrics.MEDIA_QUEUED.labels(source).inc(some.media)
