@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -25,6 +23,7 @@ from archiver.fetch.download import MediaSource
 from archiver.fetch.pacer import Pacer
 from archiver.fetch.worker import Worker
 from archiver.history.backfill import Backfiller
+from archiver.history.reading import FAST, GENTLE, Pace
 from archiver.history.reconcile import Reconciler
 from archiver.history.watch import Watch
 from archiver.intake.activity import Activity
@@ -35,18 +34,20 @@ from archiver.keep.redactions import Redactor
 from archiver.matrix.bot import Bot
 from archiver.matrix.history import History
 from archiver.matrix.registration import Registration, load_registration
+from archiver.serve.access import configured
 from archiver.serve.listening import listening
 from archiver.serve.server import Serving
+from archiver.signals import Stopped, until_signalled
 from archiver.store.hybrid import HybridStore
 from archiver.store.opening import object_store, open_store
 from archiver.store.postgres import PostgresStore
 from archiver.store.spool import Spool
+from archiver.variants.background import Background
+from archiver.variants.maker import Maker, open_maker
 
 SMALL = 1024 * 1024  # bodies up to here never touch the spool's disk, whatever the inline limit
 MOST_CONNECTIONS = 50  # the embedded server takes 60, and other processes have their share
 DISK_THREADS = 16
-# Whoever signals a process and its group (timeout(1) does) means it once.
-ONE_REQUEST_SECONDS = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -58,10 +59,6 @@ class Part(StrEnum):
     WORKER = "worker"
     SERVE = "serve"
     BOT = "bot"
-
-
-class _Stopped(Exception):
-    """A signal asked us to end."""
 
 
 @dataclass(frozen=True)
@@ -108,12 +105,15 @@ async def run(config: Config, parts: Collection[Part] = tuple(Part)) -> None:
     registration = load_registration(config.appservice.registration, config.homeserver.server_name)
     async with open_base(config) as base, AsyncExitStack() as servers:
         listener = Listener(base.dsn)
+        spool, helpers = config.storage.spool, config.thumbnails.helpers
+        opening = open_maker(base.pool, base.store, spool, helpers)
+        maker = await servers.enter_async_context(opening)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(_until_signalled())
+                group.create_task(until_signalled())
                 group.create_task(open_store(base.store))
                 if Part.SERVE in parts:
-                    app = _serving(base, listener).application()
+                    app = _serving(base, listener, maker).application()
                     await servers.enter_async_context(listening(app, config.serve.listen))
                 bot = Bot(base.session, config.homeserver.url, registration)
                 if Part.INTAKE in parts:
@@ -125,31 +125,37 @@ async def run(config: Config, parts: Collection[Part] = tuple(Part)) -> None:
                     app = _intake(base, registration, recovery, activity).application()
                     await servers.enter_async_context(listening(app, config.appservice.listen))
                 if Part.WORKER in parts:
-                    start_workers(base, registration, listener, group)
+                    start_workers(base, registration, listener, group, GENTLE)
                     _start_comparing(base, registration, bot, group)
+                    _start_making(base, maker, group)
                 if Part.BOT in parts:
                     group.create_task(bot.announce(ping=Part.INTAKE in parts))
                 group.create_task(listener.run())
                 log.info("the archive is up", parts=[str(part) for part in Part if part in parts])
-        except* _Stopped:
+        except* Stopped:
             log.info("the archive has stopped")
 
 
 def start_workers(
-    base: Base, registration: Registration, listener: Listener, group: asyncio.TaskGroup
+    base: Base,
+    registration: Registration,
+    listener: Listener,
+    group: asyncio.TaskGroup,
+    pace: Pace = FAST,
 ) -> list[asyncio.Task[None]]:
     """What fetches media and reads old messages, until cancelled."""
     config, reader = base.config, history(base, registration)
+    policy, lease = capture_policy(config), config.worker.lease
     parts: dict[str, Worker | Pacer | Backfiller | Redactor] = {
         "media_pending": _worker(base, registration),
         "media_paced": Pacer(base.pool, config.history.remote_rate),
-        "backfill": Backfiller(base.pool, reader, capture_policy(config), config.worker.lease),
+        "backfill": Backfiller(base.pool, reader, policy, lease, pace),
         "redaction_due": Redactor(base.pool),
     }
     for channel, part in parts.items():
         listener.on(channel, part.wake)
-    policy, delete_after = config.capture.on_redaction, config.capture.delete_after
-    tidy = followers(base.pool, base.store, reader, capture_policy(config), policy, delete_after)
+    rule, delete_after = config.capture.on_redaction, config.capture.delete_after
+    tidy = followers(base.pool, base.store, reader, policy, rule, delete_after)
     return [group.create_task(part.run()) for part in (*parts.values(), *tidy)]
 
 
@@ -166,6 +172,13 @@ def _start_comparing(
     group.create_task(watch.run())
 
 
+def _start_making(base: Base, maker: Maker, group: asyncio.TaskGroup) -> None:
+    """One helper is left to those who ask for something."""
+    if base.config.thumbnails.background:
+        for _ in range(max(1, base.config.thumbnails.helpers - 1)):
+            group.create_task(Background(base.pool, maker).run())
+
+
 def history(base: Base, registration: Registration) -> History:
     """The homeserver's rooms as the bot reads them."""
     url = base.config.homeserver.url
@@ -179,10 +192,11 @@ def _intake(
     return Intake(base.pool, registration.hs_token, registration.bot, policy, *told)
 
 
-def _serving(base: Base, listener: Listener) -> Serving:
+def _serving(base: Base, listener: Listener, maker: Maker) -> Serving:
     hides = base.config.capture.on_redaction != "keep"
     policy = capture_policy(base.config)
-    return Serving(base.pool, base.store, listener, policy, hides_redacted=hides)
+    access = configured(base.session, base.config.homeserver, base.config.serve)
+    return Serving(base.pool, base.store, listener, policy, access, maker, hides_redacted=hides)
 
 
 def capture_policy(config: Config) -> CapturePolicy:
@@ -224,21 +238,3 @@ async def http_session() -> AsyncIterator[aiohttp.ClientSession]:
         read_bufsize=256 * 1024,
     ) as session:
         yield session
-
-
-async def _until_signalled() -> None:
-    """Ends by raising at the first signal; a later one ends the process on the spot."""
-    loop = asyncio.get_running_loop()
-    asked_at = loop.create_future()
-
-    def asked() -> None:
-        if not asked_at.done():
-            asked_at.set_result(loop.time())
-        elif loop.time() - asked_at.result() > ONE_REQUEST_SECONDS:
-            os._exit(1)
-
-    for signum in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(signum, asked)
-    await asked_at
-    log.info("stopping; once more to stop at once")
-    raise _Stopped

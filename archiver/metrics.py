@@ -41,6 +41,15 @@ ROOM_SECONDS = Histogram(
 )
 REDACTIONS = Counter("archiver_redactions_total", "Redactions whose effect was worked out")
 
+RENDERS = Counter("archiver_renders_total", "Pictures asked of helpers", ["work", "outcome"])
+RENDER_SECONDS = Histogram(
+    "archiver_render_seconds",
+    "What a helper took for one picture",
+    buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 20),
+)
+
+VARIANTS_KEPT = Counter("archiver_variants_kept_total", "Thumbnails and variants newly kept")
+
 REQUESTS = Counter("archiver_requests_total", "Requests served", ["route", "status"])
 DAMAGED = Counter("archiver_damaged_total", "Reads that found bytes missing in a store")
 BYTES_SERVED = Counter("archiver_served_bytes_total", "Bytes of media served", ["place"])

@@ -51,6 +51,7 @@ class Archive:
             "database": {"url": self.database},
             "storage": storage,
             "history": history or {},
+            "serve": {"rate_limit": None},
             "log": {"level": "info", "format": "json"},
         }
         self.files.configure(homeserver_url, settings)

@@ -27,9 +27,15 @@ CREATE TABLE event (
     received_at      timestamptz NOT NULL DEFAULT now(),
     sent_at          timestamptz NOT NULL DEFAULT now(),  -- origin_server_ts as far as it can be
                                                           -- true: never later than received_at
-    original         text CHECK (original IN ('wanted', 'lost'))  -- it came emptied by a redaction
+    original         text CHECK (original IN ('wanted', 'lost')),  -- it came emptied by a redaction
+    has_media        boolean NOT NULL DEFAULT false -- some `reference` is its own: most of what is
+                                                    -- kept of an encrypted room has none
 );
 CREATE INDEX event_room ON event (room_id, sent_at);
+-- Lists of media, newest first.
+CREATE INDEX event_media ON event (sent_at, event_id) WHERE has_media;
+CREATE INDEX event_media_room ON event (room_id, sent_at, event_id) WHERE has_media;
+CREATE INDEX event_media_sender ON event (sender, sent_at, event_id) WHERE has_media;
 -- A room's name, a person's face, a power level: as it was at a time, or as it is.
 CREATE INDEX event_state ON event (room_id, type, state_key, sent_at)
     WHERE state_key IS NOT NULL;
@@ -65,8 +71,29 @@ CREATE TABLE blob (
     duration_ms bigint,
     place       text NOT NULL CHECK (place IN ('inline', 'object')),  -- blob_data, or object store
     created_at  timestamptz NOT NULL DEFAULT now(),
-    verified_at timestamptz                         -- when the bytes were last hashed anew
+    verified_at timestamptz,                        -- when the bytes were last hashed anew
+    processing  text CHECK (processing IN ('pending', 'ready', 'failed')),  -- of thumbnails ahead of
+                                                    -- readers; NULL: nothing is to be made of it
+    processing_due      timestamptz,                -- schedule, back-off and lease in one
+    processing_attempts integer NOT NULL DEFAULT 0, -- claims so far: the fencing token
+    processing_reason   text,                       -- why no picture can be made of it
+    CONSTRAINT blob_pending_is_due CHECK (processing <> 'pending' OR processing_due IS NOT NULL),
+    CONSTRAINT blob_failed_has_reason CHECK (processing <> 'failed' OR processing_reason IS NOT NULL)
 );
+CREATE INDEX blob_processing_due ON blob (processing_due) WHERE processing = 'pending';
+CREATE INDEX blob_processing_failed ON blob (sha256) WHERE processing = 'failed';
+
+-- A picture made of a blob, by a recipe: its bytes are a blob as well.
+CREATE TABLE variant (
+    blob_sha256 bytea NOT NULL REFERENCES blob,     -- what it is made of
+    recipe      text COLLATE "C" NOT NULL,
+    sha256      bytea NOT NULL REFERENCES blob,     -- what was made; may be shared, even be the former
+    width       integer NOT NULL,                   -- pixels
+    height      integer NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (blob_sha256, recipe)
+);
+CREATE INDEX variant_sha256 ON variant (sha256);    -- whose variant a blob is
 
 -- The PostgreSQL store's own table, for blobs up to storage.inline_limit. No foreign key, because a
 -- store knows bytes and nothing else.
@@ -135,6 +162,13 @@ CREATE TABLE reference (
     FOREIGN KEY (server_name, media_id) REFERENCES media
 );
 CREATE INDEX reference_media ON reference (server_name, media_id);  -- the events of a media
+-- The words in a file name and caption. ASCII punctuation parts words here, lest IMG_1.holiday.jpg
+-- be one. Cut, because a tsvector refuses what is too long, and no sender may stop an insert.
+CREATE INDEX reference_words ON reference USING gin (
+    to_tsvector('simple', translate(
+        left(coalesce(filename, ''), 1000) || ' ' || left(coalesce(caption, ''), 2000),
+        '!"#$%&''()*+,-./:;<=>?@[\]^_`{|}~', '                                '))
+) WITH (gin_pending_list_limit = 1024) WHERE filename IS NOT NULL OR caption IS NOT NULL;
 
 -- Who may read the archive.
 CREATE TABLE token (
@@ -218,3 +252,31 @@ CREATE TABLE garbage (
     sha256 bytea PRIMARY KEY,
     due_at timestamptz NOT NULL
 );
+
+-- What signs URLs. The secret is kept as it is, because a signature is checked by making it again.
+CREATE TABLE signing_key (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name       text NOT NULL,                       -- 'archive': the archive's own, one a month
+    secret     text NOT NULL,
+    scope      text NOT NULL CHECK (scope IN ('read', 'admin')),  -- the most that it may sign for
+    created_at timestamptz NOT NULL DEFAULT now(),
+    expires_at timestamptz,
+    revoked_at timestamptz
+);
+CREATE UNIQUE INDEX signing_key_live_name ON signing_key (name)
+    WHERE revoked_at IS NULL AND name <> 'archive';
+
+-- Who read what: one row for all the reads of a media by one reader in a few seconds.
+CREATE TABLE reading (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    reader      text COLLATE "C" NOT NULL,          -- token:NAME, user:@ID or key:NAME
+    via         text,                               -- the name of the key, for a signed URL
+    server_name text COLLATE "C" NOT NULL,
+    media_id    text COLLATE "C" NOT NULL,
+    times       bigint NOT NULL,                    -- requests that were given bytes
+    first_at    timestamptz NOT NULL,
+    last_at     timestamptz NOT NULL
+);
+CREATE INDEX reading_last ON reading (last_at, id);
+CREATE INDEX reading_reader ON reading (reader, last_at, id);
+CREATE INDEX reading_media ON reading (server_name, media_id, last_at, id);

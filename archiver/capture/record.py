@@ -32,27 +32,34 @@ PACED = "history.remote_rate: it waits for its turn"
 # today.
 #
 # An event that came emptied gives way to itself with content, and what a comparison found gives
-# way to the push that was merely late, so that `source` tells what was really lost.
+# way to the push that was merely late, so that `source` tells what was really lost. One in which
+# media are found only now says so.
+# Redactions are looked up by a subquery for each event and not by a join, for which a plan made
+# while the table was small reads it whole, and is kept when it is large.
 RECORD = """
 WITH new_event AS (
     INSERT INTO event AS known
            (event_id, room_id, sender, type, state_key, origin_server_ts, content, raw,
-            replaces, redacts, original, source, sent_at)
+            replaces, redacts, original, source, sent_at, has_media)
     SELECT e.event_id, e.room_id, e.sender, e.type, e.state_key, e.ts, e.content::jsonb, e.raw,
-           e.replaces, e.redacts, e.original, $12, least(now(), to_timestamp(e.ts / 1000.0))
+           e.replaces, e.redacts, e.original, $12, least(now(), to_timestamp(e.ts / 1000.0)),
+           e.event_id = ANY($19::text[])
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[],
                 $7::text[], $8::bytea[], $9::text[], $10::text[], $11::text[])
          AS e(event_id, room_id, sender, type, state_key, ts, content, raw, replaces, redacts,
               original)
     ON CONFLICT (event_id) DO UPDATE
-        SET source = EXCLUDED.source,
+        SET source = CASE WHEN known.original IS NULL AND EXCLUDED.source <> 'push'
+                          THEN known.source ELSE EXCLUDED.source END,
             content = CASE WHEN EXCLUDED.original IS NULL THEN EXCLUDED.content
                            ELSE known.content END,
             raw = CASE WHEN EXCLUDED.original IS NULL THEN EXCLUDED.raw ELSE known.raw END,
             replaces = coalesce(EXCLUDED.replaces, known.replaces),
-            original = CASE WHEN EXCLUDED.original IS NULL THEN NULL ELSE known.original END
+            original = CASE WHEN EXCLUDED.original IS NULL THEN NULL ELSE known.original END,
+            has_media = known.has_media OR EXCLUDED.has_media
         WHERE (known.original IS NOT NULL AND EXCLUDED.original IS NULL)
            OR (known.source = 'reconcile' AND EXCLUDED.source = 'push')
+           OR (EXCLUDED.has_media AND NOT known.has_media)
     RETURNING event_id, type, redacts, replaces, xmax = 0 AS fresh
 ), new_media AS (
     INSERT INTO media AS known (server_name, media_id, due_at, state, reason, paced_at)
@@ -94,11 +101,10 @@ WITH new_event AS (
     INSERT INTO redaction_due (redaction)
     SELECT event_id FROM new_event WHERE redacts IS NOT NULL AND type = 'm.room.redaction'
     UNION
-    SELECT r.event_id FROM new_event AS n JOIN event AS r ON r.redacts = n.event_id
-    WHERE r.type = 'm.room.redaction'
-    UNION
-    SELECT r.event_id FROM new_event AS n JOIN event AS r ON r.redacts = n.replaces
-    WHERE r.type = 'm.room.redaction'
+    SELECT unnest(ARRAY(
+        SELECT r.event_id FROM event AS r
+        WHERE r.redacts = ANY (ARRAY[n.event_id, n.replaces]) AND r.type = 'm.room.redaction'
+    )) FROM new_event AS n
     ON CONFLICT (redaction) DO UPDATE SET due_at = now()
     RETURNING 1
 )

@@ -50,9 +50,21 @@ UPDATE media SET state = 'deleted', reason = $3, blob_sha256 = NULL, declared_ty
 WHERE server_name = $1 AND media_id = $2
 """
 LOCK_BLOB = "SELECT FROM blob WHERE sha256 = $1 FOR UPDATE"
+# A blob that goes takes along what was made of it, which may be the very same bytes.
+DELETE_VARIANTS = """
+WITH gone AS (
+    DELETE FROM variant
+    WHERE blob_sha256 = $1
+      AND NOT EXISTS (SELECT FROM media AS m WHERE m.blob_sha256 = $1)
+      AND NOT EXISTS (SELECT FROM variant AS v WHERE v.sha256 = $1 AND v.blob_sha256 <> $1)
+    RETURNING sha256
+)
+SELECT DISTINCT sha256 FROM gone WHERE sha256 <> $1 ORDER BY sha256
+"""
 DELETE_BLOB = """
 DELETE FROM blob AS b
 WHERE sha256 = $1 AND NOT EXISTS (SELECT FROM media AS m WHERE m.blob_sha256 = b.sha256)
+  AND NOT EXISTS (SELECT FROM variant AS v WHERE v.sha256 = b.sha256)
 RETURNING place
 """
 DELETE_DATA = "DELETE FROM blob_data WHERE sha256 = $1"
@@ -116,16 +128,20 @@ async def delete_media(conn: Connection, mxc: Mxc, grace: timedelta) -> bool:
 
 
 async def drop_blob(conn: Connection, sha256: bytes) -> None:
-    """Deletes a blob that no media has any more; the bytes of an object become garbage.
+    """Deletes a blob that no media has any more and that is no variant of another, and its own
+    variants; the bytes of an object become garbage.
 
     To be called in the transaction that took it from its media.
     """
     await conn.execute(LOCK_BLOB, sha256)
+    variants = await conn.fetch(DELETE_VARIANTS, sha256)
     place = await conn.fetchval(DELETE_BLOB, sha256)
     if place == "inline":
         await conn.execute(DELETE_DATA, sha256)
     elif place == "object":
         await discard(conn, sha256)
+    for variant in variants:
+        await drop_blob(conn, variant["sha256"])
 
 
 async def revive(conn: Connection) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from archiver.catalogue.variants import RENDERABLE
 from archiver.model import Blob, Mxc
 
 if TYPE_CHECKING:
@@ -69,8 +70,10 @@ WITH mine AS (
     WHERE server_name = $1 AND media_id = $2 AND attempts = $3 AND state = 'pending'
     FOR UPDATE
 ), new_blob AS (
-    INSERT INTO blob (sha256, size, place, mimetype, width, height, duration_ms)
-    SELECT $4, $5, $6, $7, $8, $9, $10 FROM mine WHERE NOT $14
+    INSERT INTO blob (sha256, size, place, mimetype, width, height, duration_ms,
+                      processing, processing_due)
+    SELECT $4, $5, $6, $7, $8, $9, $10, CASE WHEN $15 THEN 'pending' END, now()
+    FROM mine WHERE NOT $14
     ON CONFLICT (sha256) DO NOTHING
     RETURNING sha256
 ), new_data AS (
@@ -180,7 +183,7 @@ async def complete(
     """
     row = await conn.fetchrow(
         COMPLETE, *job.mxc, job.attempts, blob.sha256, blob.size, blob.place,
-        *blob.facts, inline, *said, known,
+        *blob.facts, inline, *said, known, blob.facts.mimetype in RENDERABLE,
     )  # fmt: skip
     return Completed(False) if row is None else Completed(True, row[0])
 

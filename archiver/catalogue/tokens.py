@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # Whoever keeps tokens in memory listens to this, and forgets them.
 CHANGED = "token_changed"
 
+# What tells a secret of ours from any Matrix access token.
+PREFIX = "mma_"
+
 CREATE = """
 WITH created AS (
     INSERT INTO token (name, hash, scope, expires_at) VALUES ($1, $2, $3, $4) RETURNING id
@@ -34,7 +37,7 @@ WITH revoked AS (
 )
 SELECT pg_notify($2, '') IS NOT NULL FROM revoked
 """
-FIND = "SELECT id, scope, expires_at FROM token WHERE hash = $1 AND revoked_at IS NULL"
+FIND = "SELECT id, name, scope, expires_at FROM token WHERE hash = $1 AND revoked_at IS NULL"
 USED = """
 UPDATE token SET last_used_at = greatest(last_used_at, used.at)
 FROM unnest($1::bigint[], $2::timestamptz[]) AS used(id, at) WHERE token.id = used.id
@@ -45,6 +48,7 @@ class Token(NamedTuple):
     """A token that was not revoked when it was looked up. It may have expired."""
 
     id: int
+    name: str
     scope: Scope
     expires_at: datetime | None
 
@@ -56,7 +60,7 @@ def hash_of(secret: str) -> bytes:
 
 async def create(conn: Connection, name: str, scope: Scope, expires_at: datetime | None) -> str:
     """Makes a token and returns its secret. Raises OperationError when a live one has the name."""
-    secret = f"mma_{secrets.token_urlsafe(32)}"
+    secret = f"{PREFIX}{secrets.token_urlsafe(32)}"
     try:
         await conn.execute(CREATE, name, hash_of(secret), scope, expires_at, CHANGED)
     except asyncpg.UniqueViolationError:
@@ -79,7 +83,7 @@ async def revoke(conn: Connection, name: str) -> bool:
 async def find(conn: Connection, digest: bytes) -> Token | None:
     """The token with this hash, unless it was revoked."""
     row = await conn.fetchrow(FIND, digest)
-    return Token(row["id"], Scope(row["scope"]), row["expires_at"]) if row else None
+    return Token(row["id"], row["name"], Scope(row["scope"]), row["expires_at"]) if row else None
 
 
 async def mark_used(conn: Connection, used: Mapping[int, datetime]) -> None:

@@ -11,6 +11,7 @@ from archiver.cli.common import with_config
 from archiver.cli.doctor import doctor
 from archiver.cli.hold import hold, holds, unhold
 from archiver.cli.init import init
+from archiver.cli.key import key
 from archiver.cli.reconcile import reconcile
 from archiver.cli.stats import stats
 from archiver.cli.token import token
@@ -59,5 +60,5 @@ async def migrate_command(config: Config) -> None:
     click.echo("The database is up to date.")
 
 
-for command in (backfill, init, doctor, token, stats, hold, unhold, holds, reconcile):
+for command in (backfill, init, doctor, token, key, stats, hold, unhold, holds, reconcile):
     main.add_command(command)

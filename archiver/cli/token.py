@@ -11,24 +11,10 @@ from rich.table import Table
 
 from archiver.app import open_base
 from archiver.catalogue import tokens
-from archiver.cli.common import with_config
+from archiver.cli.common import DURATION, day, with_config
 from archiver.config import Config
 from archiver.errors import OperationError
 from archiver.model import Scope
-from archiver.units import parse_duration
-
-
-class _Duration(click.ParamType[timedelta]):
-    name = "duration"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        """A span of time from `30d`."""
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
 
 
 @click.group()
@@ -39,7 +25,7 @@ def token() -> None:
 @token.command()
 @click.argument("name")
 @click.option("--scope", type=click.Choice([str(scope) for scope in Scope]), required=True)
-@click.option("--expires", type=_Duration(), help="A span of time, like 30d; never by default.")
+@click.option("--expires", type=DURATION, help="A span of time, like 30d; never by default.")
 @with_config
 async def create(config: Config, name: str, scope: str, expires: timedelta | None) -> None:
     """Make a token called NAME and print it: it is shown this once."""
@@ -61,7 +47,7 @@ async def list_(config: Config, as_json: bool) -> None:
     table = Table("name", "scope", "created", "expires", "last used", "revoked", box=None)
     for row in rows:
         times = (row["created_at"], row["expires_at"], row["last_used_at"], row["revoked_at"])
-        table.add_row(row["name"], row["scope"], *(_day(time) for time in times))
+        table.add_row(row["name"], row["scope"], *(day(time) for time in times))
     Console().print(table)
 
 
@@ -76,7 +62,3 @@ async def revoke(config: Config, name: str) -> None:
                 f"there is no live token called {name}: see `archiver token list`"
             )
     click.echo(f"Revoked {name}.")
-
-
-def _day(time: datetime | None) -> str:
-    return time.strftime("%Y-%m-%d %H:%M") if time else "-"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -73,6 +74,19 @@ def _rate(size: int) -> int:
     return size
 
 
+def _network(value: object) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(str(value))
+    except ValueError:
+        raise ValueError("is no address and no network, like 10.0.0.0/8 or ::1") from None
+
+
+def _signed_for(span: timedelta) -> timedelta:
+    if not timedelta(seconds=1) <= span <= timedelta(days=366):
+        raise ValueError("is outside a second to a year")
+    return span
+
+
 def _lease(span: timedelta) -> timedelta:
     if span < timedelta(seconds=1):
         raise ValueError("is shorter than a second")
@@ -83,6 +97,8 @@ Size = Annotated[int, BeforeValidator(parse_size)]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
 Listen = Annotated[Address, BeforeValidator(_address)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
+Limit = Annotated[int, AfterValidator(lambda n: _between(n, 1, 1_000_000))]
 
 
 class Section(BaseModel):
@@ -154,6 +170,11 @@ class Worker(Section):
     stop_within: Duration = timedelta(seconds=20)
 
 
+class Thumbnails(Section):
+    helpers: Annotated[int, AfterValidator(lambda n: _between(n, 1, 64))] = 2
+    background: bool = True
+
+
 class Serve(Section):
     listen: Listen = Address("127.0.0.1", 29341)
     public_url: HttpUrl = "http://localhost:29341"
@@ -161,6 +182,12 @@ class Serve(Section):
     read_through: bool = True
     redirect_objects: bool = False
     hot_cache: Size = 64 * MIB
+    signed_for_at_most: Annotated[Duration, AfterValidator(_signed_for)] = timedelta(days=7)
+    rate_limit: Limit | None = 100
+    rate_burst: Limit = 500
+    failure_limit: Limit | None = 60
+    trusted_proxies: tuple[Network, ...] = ()
+    keep_reads: Duration | None = timedelta(days=90)
 
 
 class Bot(Section):
@@ -184,6 +211,7 @@ class Config(Section):
     capture: Capture = Capture()
     history: History = History()
     worker: Worker = Worker()
+    thumbnails: Thumbnails = Thumbnails()
     serve: Serve = Serve()
     bot: Bot = Bot()
     log: Log = Log()

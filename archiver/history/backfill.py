@@ -18,11 +18,9 @@ from archiver.catalogue import backfill
 from archiver.catalogue.backfill import Job
 from archiver.db.pool import DATABASE_AWAY, Pool
 from archiver.errors import HomeserverUnavailable, Permanent, RateLimited, Retryable
-from archiver.history.reading import ClaimLost, RoomReader
+from archiver.history.reading import FAST, ClaimLost, Pace, RoomReader
 from archiver.matrix.history import History
 
-# While what one room gave is recorded, the homeserver answers for the other.
-ROOMS_AT_ONCE = 2
 POLL_SECONDS = 2.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 30.0
 FIRST_WAIT = timedelta(seconds=2)
@@ -44,9 +42,11 @@ class Backfiller:
         history: History,
         policy: CapturePolicy,
         lease: timedelta = timedelta(seconds=30),
+        pace: Pace = FAST,
     ) -> None:
         self._pool = pool
-        self._reader = RoomReader(pool, history, policy, lease)
+        self._reader = RoomReader(pool, history, policy, lease, pace)
+        self._rooms = pace.rooms
         self._lease = lease
         self._held: set[Job] = set()
         self._wake = asyncio.Event()
@@ -62,7 +62,7 @@ class Backfiller:
         """Reads until cancelled; then gives back what it holds."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_leases())
-            for _ in range(ROOMS_AT_ONCE):
+            for _ in range(self._rooms):
                 group.create_task(self._work())
 
     async def _work(self) -> None:

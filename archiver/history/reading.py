@@ -7,9 +7,10 @@ and does nothing twice.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -28,7 +29,7 @@ from archiver.model import Source
 if TYPE_CHECKING:
     from archiver.db.pool import Connection
 
-EVENTS_A_PAGE = 500
+EVENTS_A_STATEMENT = 500
 NOWHERE = Step(None, None, 0, 0, 0)
 
 log = structlog.get_logger(__name__)
@@ -38,16 +39,32 @@ class ClaimLost(Exception):
     """Another worker has the room now; nothing of the last page was written."""
 
 
+class Pace(NamedTuple):
+    """How fast to read: `rooms` at once, so many `events` a page, and after each page a rest of
+    `rest` times what it took to record."""
+
+    rooms: int
+    events: int
+    rest: float
+
+
+# While what one room gave is recorded, the homeserver answers for the other.
+FAST = Pace(rooms=2, events=500, rest=0)
+# Beside a live archive, on the same loop: a push never waits long.
+GENTLE = Pace(rooms=1, events=100, rest=2)
+
+
 class RoomReader:
     """Reads rooms for whoever holds the claim on them; each page prolongs it by `lease`."""
 
     def __init__(
-        self, pool: Pool, history: History, policy: CapturePolicy, lease: timedelta
+        self, pool: Pool, history: History, policy: CapturePolicy, lease: timedelta, pace: Pace
     ) -> None:
         self._pool = pool
         self._history = history
         self._policy = policy
         self._lease = lease
+        self._pace = pace
 
     async def read(self, job: Job, recorded: Callable[[], None] = lambda: None) -> None:
         """Page after page to the end; the next one is on its way while one is recorded.
@@ -64,10 +81,12 @@ class RoomReader:
                 last = page.end in (None, token) or _is_older(page, job)
                 if not last:
                     ahead = asyncio.create_task(self._page(job, page.end))
+                started = time.monotonic()
                 await self._commit(job, page, newest=newest, last=last)
                 recorded()
                 if last:
                     return
+                await asyncio.sleep(self._pace.rest * (time.monotonic() - started))
                 token, newest = page.end, False
         finally:
             ahead.cancel()
@@ -79,7 +98,7 @@ class RoomReader:
 
     async def _page(self, job: Job, token: str | None) -> Page:
         return await read_page(
-            await self._history.messages(job.room_id, "b", token, EVENTS_A_PAGE)
+            await self._history.messages(job.room_id, "b", token, self._pace.events)
         )
 
     async def _record_state(self, job: Job) -> None:
@@ -90,9 +109,9 @@ class RoomReader:
         except (Permanent, Retryable) as error:
             log.info("a room's state is not known", room_id=job.room_id, reason=str(error))
             return
-        for start in range(0, len(kept), EVENTS_A_PAGE):
+        for start in range(0, len(kept), EVENTS_A_STATEMENT):
             async with self._pool.acquire() as conn, conn.transaction():
-                some = kept[start : start + EVENTS_A_PAGE]
+                some = kept[start : start + EVENTS_A_STATEMENT]
                 recorded = await self._record(conn, job, some, NOWHERE)
             _count(recorded)
 

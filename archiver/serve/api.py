@@ -24,7 +24,10 @@ REFERENCES = 100
 STATS_SECONDS = 60.0
 
 _REDACTION = ("redacted_by", "redacted_at", "redactor", "redaction_reason")
-_BLOB = ("sha256", "size", "mimetype", "width", "height", "duration_ms", "place")
+_BLOB = (
+    "sha256", "size", "mimetype", "width", "height", "duration_ms", "place", "processing",
+    "processing_reason",
+)  # fmt: skip
 
 
 class Api:

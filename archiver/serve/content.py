@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from aiohttp import web
 
 from archiver import metrics
 from archiver.catalogue.media import Media, look
+from archiver.catalogue.variants import View
 from archiver.db.pool import Pool
 from archiver.errors import BlobMissing, InvalidParam, NotFound, StoreUnavailable, Waiting
 from archiver.model import Blob, Mxc, Scope, State
@@ -18,6 +20,7 @@ from archiver.serve.conditional import Span, is_known, wanted
 from archiver.serve.database import connection
 from archiver.serve.errors import report
 from archiver.serve.headers import media_headers, shown_as
+from archiver.serve.readers import given
 from archiver.serve.sending import send_chunks, send_file
 from archiver.serve.usage import Usage
 from archiver.store.hybrid import HybridStore
@@ -25,10 +28,14 @@ from archiver.store.hybrid import HybridStore
 if TYPE_CHECKING:
     from multidict import CIMultiDict
 
+    from archiver.db.pool import Connection
+
 # A redaction reaches no browser's cache. So where redacted media is hidden, a browser has to ask
 # each time, and is mostly told (304) that nothing changed.
 ASK_EACH_TIME = "private, no-cache"
 NOBODY_KEEPS = "private, no-store"
+
+Found = TypeVar("Found", Media, View)
 
 log = structlog.get_logger(__name__)
 
@@ -58,30 +65,64 @@ class Content:
 
         `changes`: the address may stand for another media tomorrow, so nobody may rely on it.
         """
-        plain = "Range" not in request.headers and "If-None-Match" not in request.headers
-        whole = plain and request.method == "GET"
+        whole = _is_plain(request) and request.method == "GET"
+        media, blob = await self.find(
+            request,
+            mxc,
+            lambda conn, hides: look(conn, mxc, with_name=not name, with_data=whole, hides=hides),
+        )
+        shown = shown_as(media.declared_type, blob.facts.mimetype)
+        headers = media_headers(etag_of(blob), shown, name or media.filename)
+        return await self.give(
+            request, mxc, blob, media.data, headers, redacted=media.redacted, changes=changes
+        )
+
+    async def find(
+        self,
+        request: web.Request,
+        mxc: Mxc,
+        ask: Callable[[Connection, bool | None], Awaitable[Found | None]],
+    ) -> tuple[Found, Blob]:
+        """What the catalogue says of a media that is ready. Here it is decided who sees what.
+
+        `ask` gets `hides`, as `catalogue.media.look` has it. Raises NotFound, Waiting and
+        DatabaseUnavailable.
+        """
         hides = request[SCOPE] is not Scope.ADMIN if self._hides_redacted else None
         async with connection(self._pool) as conn:
-            found = await look(conn, mxc, with_name=not name, with_data=whole, hides=hides)
+            found = await ask(conn, hides)
         if hides and found and found.redacted:
             raise redacted(mxc)
-        media, blob = _ready(mxc, found)
-        etag = f'"{blob.sha256.hex()}"'
-        shown = shown_as(media.declared_type, blob.facts.mimetype)
-        headers = media_headers(etag, shown, name or media.filename)
+        return _ready(mxc, found)
+
+    async def give(
+        self,
+        request: web.Request,
+        mxc: Mxc,
+        blob: Blob,
+        data: bytes | None,
+        headers: CIMultiDict[str],
+        *,
+        redacted: bool,
+        changes: bool = False,
+    ) -> web.StreamResponse:
+        """Answers with `blob`, which is the media's own or a variant's: with `data` if that is
+        all of it in memory, else from where it rests."""
+        plain = _is_plain(request)
         if self._hides_redacted or changes:
-            no_trace = self._hides_redacted and media.redacted
+            no_trace = self._hides_redacted and redacted
             headers["Cache-Control"] = NOBODY_KEEPS if no_trace else ASK_EACH_TIME
-        if not plain and is_known(request.headers, etag):
+        if not plain and is_known(request.headers, headers["ETag"]):
             return web.Response(status=304, headers=headers)
         if request.method == "HEAD":
             headers["Content-Length"] = str(blob.size)
             return web.Response(headers=headers)
-        span = None if plain else wanted(request.headers, etag, blob.size)
+        span = None if plain else wanted(request.headers, headers["ETag"], blob.size)
+        given(request, mxc)
         if span is None or span.start == 0:  # a player asks for many parts of what it plays once
             self._usage.media_read(mxc)
-        if media.data is not None:
-            return _whole(headers, blob, media.data)
+        if data is not None:
+            return _from_memory(headers, blob, data, span)
         return await self._stream(request, headers, blob, span)
 
     async def _stream(
@@ -89,8 +130,7 @@ class Content:
     ) -> web.StreamResponse:
         start, stop = span or Span(0, blob.size)
         headers["Content-Length"] = str(stop - start)
-        if span:
-            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{blob.size}"
+        _say_range(headers, blob, span)
         response = web.StreamResponse(status=206 if span else 200, headers=headers)
         complete = False
         try:
@@ -137,7 +177,17 @@ def redacted(mxc: Mxc) -> NotFound:
     return NotFound(f"{mxc} was redacted: only a token with scope admin may see it")
 
 
-def _ready(mxc: Mxc, media: Media | None) -> tuple[Media, Blob]:
+def etag_of(blob: Blob) -> str:
+    """The strong entity tag of these bytes."""
+    return f'"{blob.sha256.hex()}"'
+
+
+def _is_plain(request: web.Request) -> bool:
+    """Neither a part is wanted, nor is something known already."""
+    return "Range" not in request.headers and "If-None-Match" not in request.headers
+
+
+def _ready(mxc: Mxc, media: Found | None) -> tuple[Found, Blob]:
     if media is None:
         raise unknown(mxc)
     if media.state is State.READY and media.blob:
@@ -148,11 +198,20 @@ def _ready(mxc: Mxc, media: Media | None) -> tuple[Media, Blob]:
     raise NotFound(f"{mxc} is not to be had ({media.state}){reason}")
 
 
-def _whole(headers: CIMultiDict[str], blob: Blob, data: bytes) -> web.Response:
+def _from_memory(
+    headers: CIMultiDict[str], blob: Blob, data: bytes, span: Span | None
+) -> web.Response:
     if len(data) != blob.size:
         raise BlobMissing(f"blob {blob.sha256.hex()} has {len(data)} bytes, not {blob.size}")
-    metrics.BYTES_SERVED.labels(blob.place).inc(blob.size)
-    return web.Response(body=data, headers=headers)
+    body = data[span.start : span.stop] if span else data
+    _say_range(headers, blob, span)
+    metrics.BYTES_SERVED.labels(blob.place).inc(len(body))
+    return web.Response(status=206 if span else 200, body=body, headers=headers)
+
+
+def _say_range(headers: CIMultiDict[str], blob: Blob, span: Span | None) -> None:
+    if span:
+        headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{blob.size}"
 
 
 def _break_off(request: web.Request) -> None:

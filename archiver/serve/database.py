@@ -23,9 +23,15 @@ class DatabaseUnavailable(StoreUnavailable):
 @asynccontextmanager
 async def connection(pool: Pool, seconds: float = ANSWER_SECONDS) -> AsyncIterator[Connection]:
     """A connection for so long. Raises DatabaseUnavailable."""
+    async with answering(), asyncio.timeout(seconds), pool.acquire() as conn:
+        yield conn
+
+
+@asynccontextmanager
+async def answering() -> AsyncIterator[None]:
+    """Work that asks the database by itself. Raises DatabaseUnavailable where that is away."""
     try:
-        async with asyncio.timeout(seconds), pool.acquire() as conn:
-            yield conn
+        yield
     except DATABASE_AWAY as error:
         raise DatabaseUnavailable(
             f"the database does not answer ({str(error) or type(error).__name__}):"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import structlog
@@ -10,8 +11,15 @@ from aiohttp.typedefs import Handler
 from prometheus_client import Counter
 
 from archiver import metrics
-from archiver.errors import ArchiverError, BlobMissing, RequestError, StoreUnavailable
-from archiver.serve.answers import refusal
+from archiver.errors import (
+    ArchiverError,
+    BlobMissing,
+    RequestError,
+    StoreUnavailable,
+    TryLater,
+    UnknownToken,
+)
+from archiver.serve.answers import refusal, reply
 from archiver.serve.conditional import RangeNotSatisfiable
 from archiver.serve.database import DatabaseUnavailable
 
@@ -61,6 +69,11 @@ def _of_ours(request: web.Request, error: ArchiverError) -> web.Response:
         case RangeNotSatisfiable():
             headers = {"Content-Range": f"bytes */{error.size}"}
             return refusal(error.status, error.errcode, str(error), headers)
+        case TryLater():
+            return _later(error)
+        case UnknownToken(soft_logout=True):
+            said = {"errcode": error.errcode, "error": str(error), "soft_logout": True}
+            return reply(said, error.status)
         case RequestError():
             return refusal(error.status, error.errcode, str(error))
     report(request, error)
@@ -72,6 +85,13 @@ def _of_ours(request: web.Request, error: ArchiverError) -> web.Response:
         case BlobMissing():
             return refusal(500, error.errcode, "the archive lost the bytes of this media")
     return refusal(error.status, error.errcode, "the archive failed; its log says why")
+
+
+def _later(error: TryLater) -> web.Response:
+    """https://spec.matrix.org/v1.16/client-server-api/#rate-limiting"""
+    said: dict[str, object] = {"errcode": error.errcode, "error": str(error)}
+    said["retry_after_ms"] = math.ceil(error.retry_after * 1000)
+    return reply(said, error.status, {"Retry-After": str(math.ceil(error.retry_after))})
 
 
 def _of_aiohttp(error: web.HTTPException) -> web.Response:

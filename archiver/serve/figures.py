@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from archiver import metrics
-from archiver.catalogue import coverage
+from archiver.catalogue import coverage, variants
 from archiver.db.pool import Pool
 from archiver.serve.database import DatabaseUnavailable, connection
 
@@ -39,6 +39,7 @@ class Figures:
         """Reads whole tables once. Raises DatabaseUnavailable."""
         async with connection(self._pool, COUNT_SECONDS) as conn:
             covered = await coverage.of_all(conn)
+            processing = await variants.counts(conn)
         for state, number in covered["references"].items():
             metrics.COVERED.labels(state).set(number)
         metrics.ENCRYPTED.set(covered["encrypted_events"])
@@ -46,4 +47,6 @@ class Figures:
             metrics.EMPTIED.labels(original).set(number)
         for history, number in covered["rooms"].items():
             metrics.ROOMS.labels(history).set(number)
+        for row in processing:
+            metrics.PROCESSING.labels(row["processing"]).set(row["blobs"])
         metrics.ROOMS_OPEN.set(covered["gaps"]["rooms_open"])

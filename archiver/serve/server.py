@@ -8,9 +8,11 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from archiver.capture.policy import CapturePolicy
-from archiver.catalogue import tokens
+from archiver.catalogue import signing_keys, tokens
 from archiver.db.listen import Listener
 from archiver.db.pool import Pool
+from archiver.serve import openapi
+from archiver.serve.access import Access
 from archiver.serve.api import Api
 from archiver.serve.auth import OPEN, Authenticator
 from archiver.serve.content import Content
@@ -18,11 +20,18 @@ from archiver.serve.errors import answer_errors
 from archiver.serve.events import Events
 from archiver.serve.figures import Figures
 from archiver.serve.health import Health
+from archiver.serve.listing import Listing
 from archiver.serve.people import People
 from archiver.serve.polls import Polls
+from archiver.serve.readers import READINGS, Readings
+from archiver.serve.reads import ReadsApi
 from archiver.serve.rooms import Rooms
+from archiver.serve.sign import Sign
+from archiver.serve.signed_urls import SignedUrls
+from archiver.serve.thumbnails import Thumbnails
 from archiver.serve.usage import Usage
 from archiver.store.hybrid import HybridStore
+from archiver.variants.maker import Maker
 
 # Anything between the slashes, so that what is no name is refused as such; panels add a slash.
 MEDIA = "{server:[^/]*}/{id:[^/]*}"
@@ -39,19 +48,31 @@ class Serving:
         store: HybridStore,
         listener: Listener,
         policy: CapturePolicy,
+        access: Access,
+        maker: Maker,
         *,
         hides_redacted: bool = False,
     ) -> None:
         """`listener` is told here what to listen to, so it must not run yet.
 
-        `policy` tells which rooms are left out. `hides_redacted`: the words of what was redacted
-        are for administrators.
+        `policy` tells which rooms are left out, `access` who may read. `maker` makes pictures.
+        `hides_redacted`: the words of what was redacted are for administrators.
         """
         self._usage = Usage(pool)
-        self._authenticator = Authenticator(pool, self._usage)
+        self._readings = Readings(pool, access.keep_reads)
+        self._reads = ReadsApi(pool)
+        self._limits = access.limits
+        signed_urls = SignedUrls(pool, access.signed_for_at_most)
+        self._sign = Sign(pool, access.public_url, access.signed_for_at_most)
+        self._authenticator = Authenticator(
+            pool, self._usage, signed_urls, access.matrix, access.limits
+        )
         listener.on(tokens.CHANGED, self._authenticator.forget)
+        listener.on(signing_keys.CHANGED, signed_urls.forget)
         self._content = Content(pool, store, self._usage, hides_redacted=hides_redacted)
+        self._thumbnails = Thumbnails(self._content, maker)
         self._api = Api(pool, hides_redacted=hides_redacted)
+        self._listing = Listing(pool, hides_redacted=hides_redacted)
         self._polls = Polls(pool, hides_redacted=hides_redacted)
         self._rooms = Rooms(pool, self._content, policy, hides_redacted=hides_redacted)
         self._people = People(pool, self._content, hides_redacted=hides_redacted)
@@ -61,12 +82,18 @@ class Serving:
 
     def application(self) -> web.Application:
         """To be run without an access log: `/metrics` counts, and paths are private."""
-        app = web.Application(middlewares=[answer_errors, self._authenticator.only_with_token])
+        door = self._authenticator.only_readers
+        app = web.Application(middlewares=[answer_errors, door, self._limits.within_limits])
+        app[READINGS] = self._readings
         routes = {
             f"/_matrix/client/v1/media/download/{MEDIA}{NAME}": self._content.get,
             f"/api/media/download/{MEDIA}{NAME}": self._content.get,
             f"/api/v1/media/{MEDIA}/content{SLASH}": self._content.get,
+            f"/_matrix/client/v1/media/thumbnail/{MEDIA}{SLASH}": self._thumbnails.thumbnail,
+            f"/api/media/thumbnail/{MEDIA}{SLASH}": self._thumbnails.thumbnail,
+            f"/api/v1/media/{MEDIA}/variant{SLASH}": self._thumbnails.variant,
             f"/api/v1/media/{MEDIA}{SLASH}": self._api.media,
+            f"/api/v1/media{SLASH}": self._listing.page,
             r"/api/v1/polls/{event_id:[\s\S]+}": self._polls.get,
             f"/api/v1/polls{SLASH}": self._polls.page,
             f"/api/v1/rooms{SLASH}": self._rooms.page,
@@ -76,23 +103,29 @@ class Serving:
             f"/api/v1/users/{{user_id}}{SLASH}": self._people.get,
             # Of old, an event id may hold a slash, and not everybody encodes it.
             r"/api/v1/events/{event_id:[\s\S]+}": self._events.get,
+            f"/api/v1/reads{SLASH}": self._reads.page,
             "/api/v1/stats": self._api.stats,
+            "/api/v1/openapi.json": openapi.get,
             OPEN: self._health.alive,
             "/readyz": self._health.ready,
             "/metrics": self._health.metrics,
         }
         for path, handler in routes.items():
             app.router.add_get(path, handler)
+        app.router.add_post(f"/api/v1/media/{MEDIA}/sign{SLASH}", self._sign.post)
         app.cleanup_ctx.append(self._keep_usage)
         app.cleanup_ctx.append(self._keep_figures)
         return app
 
     async def _keep_usage(self, _app: web.Application) -> AsyncIterator[None]:
-        flushing = asyncio.create_task(self._usage.run())
+        kept = (self._usage.run(), self._readings.run(), self._readings.tidy())
+        tasks = [asyncio.create_task(keeping) for keeping in kept]
         yield
-        flushing.cancel()
-        await asyncio.wait([flushing])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         await self._usage.flush()
+        await self._readings.flush()
 
     async def _keep_figures(self, _app: web.Application) -> AsyncIterator[None]:
         counting = asyncio.create_task(self._figures.run())

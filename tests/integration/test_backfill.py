@@ -19,6 +19,7 @@ from archiver.capture.policy import CapturePolicy
 from archiver.catalogue import backfill as catalogue
 from archiver.history import backfill as module
 from archiver.history.backfill import Backfiller
+from archiver.history.reading import FAST, GENTLE, Pace
 from archiver.matrix.history import History
 from tests.support.fetching import until
 from tests.support.homeserver import (
@@ -159,10 +160,10 @@ async def history(homeserver: Homeserver) -> AsyncIterator[History]:
 
 @asynccontextmanager
 async def working(
-    pool: Pool, history: History, policy: CapturePolicy = ALL
+    pool: Pool, history: History, policy: CapturePolicy = ALL, pace: Pace = FAST
 ) -> AsyncIterator[Backfiller]:
     """Somebody reads."""
-    backfiller = Backfiller(pool, history, policy)
+    backfiller = Backfiller(pool, history, policy, pace=pace)
     running = asyncio.create_task(backfiller.run())
     try:
         yield backfiller
@@ -359,14 +360,13 @@ async def test_workers_share_the_rooms(pool: Pool, rooms: Rooms, history: Histor
 
 
 async def test_who_lost_its_lease_changes_nothing(
-    pool: Pool, rooms: Rooms, history: History, monkeypatch: pytest.MonkeyPatch
+    pool: Pool, rooms: Rooms, history: History
 ) -> None:
     """A worker whose room another one took over meanwhile writes neither events nor cursor."""
-    monkeypatch.setattr(module, "ROOMS_AT_ONCE", 1)
     rooms.fill("!a", 5)
     rooms.gate["!a"] = asyncio.Event()
     await ask(pool, "!a")
-    async with working(pool, history):
+    async with working(pool, history, pace=GENTLE):
         await until(_true(lambda: rooms.asked != []), "the room is being read")
         await pool.execute("UPDATE backfill SET attempts = attempts + 1, events = 77")
         rooms.gate["!a"].set()

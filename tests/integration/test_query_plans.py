@@ -95,15 +95,29 @@ async def test_who_shares_a_blob_is_found_by_index(full: Pool) -> None:
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 async def test_recording_reads_no_table_whole(full: Pool, mode: str) -> None:
     """A push looks up just the media that it names, by key."""
+    found = await plan_of_recording(full, mode)
+    assert_lean(found)
+    assert "media_pkey" in {node.get("Index Name") for node in found}
+
+
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+async def test_a_plan_made_before_there_was_anything_serves_for_long(
+    pool: Pool, mode: str
+) -> None:
+    """A connection keeps the plan of its first pushes, so it must not read whole tables even
+    where they are empty."""
+    assert_lean(await plan_of_recording(pool, mode))
+
+
+async def plan_of_recording(pool: Pool, mode: str) -> list[dict[str, Any]]:
+    """Every node of the plan of a push."""
     arrays = [["x"]] * 5 + [[1], ["{}"], [None], ["x"], ["x"], [None], "push"]
     arrays += [["a"], ["b"], [1], [None], [False], "paced"]
     rows = [["x"], ["a"], ["b"], ["other"], [0], ["x"], ["x"], ["x"], [1], ["{}"]]
-    async with full.acquire() as conn:
+    async with pool.acquire() as conn:
         await conn.execute(f"SET plan_cache_mode = {mode}")
         text = await conn.fetchval("EXPLAIN (FORMAT JSON) " + RECORD, *arrays, *rows)
-    found = list(nodes(orjson.loads(text)[0]["Plan"]))
-    assert_lean(found)
-    assert "media_pkey" in {node.get("Index Name") for node in found}
+    return list(nodes(orjson.loads(text)[0]["Plan"]))
 
 
 async def test_counting_what_is_missing_reads_nothing_that_is_ready(pool: Pool) -> None:

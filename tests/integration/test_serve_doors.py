@@ -16,7 +16,7 @@ from archiver.db.migrate import migrate
 from archiver.db.pool import open_pool
 from archiver.errors import OperationError
 from archiver.model import Scope
-from archiver.serve import auth
+from archiver.serve import remembered
 from tests.support.postgres import PostgresProcess
 from tests.support.serving import MATRIX, SERVER, Archive, Reader, serving
 
@@ -71,7 +71,7 @@ async def test_a_revoked_token_ends_at_once_at_every_server(
     archive: Archive, reader: Reader, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though both have it in memory, and would for long."""
-    monkeypatch.setattr(auth, "REMEMBER_SECONDS", 3600)
+    monkeypatch.setattr(remembered, "REMEMBER_SECONDS", 3600)
     mxc = await archive.put(DATA, "text/plain")
     async with serving(archive, database_url) as other:
         elsewhere = Reader(reader.session, other, reader.headers["Authorization"][7:])
@@ -244,7 +244,7 @@ async def test_without_the_database_readers_are_asked_to_come_back(
                 assert answer.status == 503
                 assert answer.headers["Retry-After"]
                 assert "database" in (await answer.json())["error"]
-            assert await reader.status("/api/v1/stats", Authorization="Bearer new") == 503
+            assert await reader.status("/api/v1/stats", Authorization="Bearer mma_new") == 503
             assert await reader.status("/healthz") == 200
             assert await reader.status("/metrics") == 200
             async with reader.ask("/readyz") as answer:

@@ -93,7 +93,11 @@ class Archiver:
         ours = {
             "homeserver": {"url": homeserver_url},
             "appservice": {"listen": f"127.0.0.1:{self.push_port}"},
-            "serve": {"listen": f"127.0.0.1:{self.serve_port}", "public_url": self.url},
+            "serve": {
+                "listen": f"127.0.0.1:{self.serve_port}",
+                "public_url": self.url,
+                "rate_limit": None,  # tests ask as fast as they can
+            },
         }
         for section, keys in [*ours.items(), *(settings or {}).items()]:
             values[section] = {**values.get(section, {}), **keys}
@@ -232,6 +236,10 @@ class Reader:
         """True when there is nothing at `path`."""
         async with self._http.get(self.url + path, headers=self._headers) as response:
             return response.status == 404
+
+    def ask(self, path: str) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """The answer to a GET, whatever it is."""
+        return self._http.get(self.url + path, headers=self._headers)
 
     async def download(self, mxc: str) -> bytes:
         """The bytes as the Matrix face serves them."""

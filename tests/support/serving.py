@@ -21,11 +21,13 @@ from archiver.catalogue import tokens
 from archiver.db.listen import Listener
 from archiver.fetch.inspect import inspect
 from archiver.model import Mxc, Scope, Source
+from archiver.serve.access import Access
 from archiver.serve.server import Serving
 from archiver.store.filesystem import FilesystemStore
 from archiver.store.hybrid import HybridStore
 from archiver.store.postgres import PostgresStore
 from archiver.store.spool import Spool
+from archiver.variants.maker import open_maker
 
 if TYPE_CHECKING:
     from archiver.db.pool import Pool
@@ -49,6 +51,7 @@ class Archive:
 
     def __init__(self, pool: Pool, folder: Path, inline_limit: int = INLINE_LIMIT) -> None:
         self.pool = pool
+        self.folder = folder
         self.objects = FilesystemStore(folder / "objects")
         self.store = HybridStore(PostgresStore(pool), self.objects, inline_limit)
         self._spool = Spool(folder / "spool", inline_limit)
@@ -216,19 +219,25 @@ async def serving(
     policy: CapturePolicy = POLICY,
     *,
     hides_redacted: bool = False,
+    access: Access | None = None,
 ) -> AsyncIterator[TestServer]:
     """The readers' door, open, and listening to the database."""
     listener = Listener(dsn)
-    door = Serving(archive.pool, archive.store, listener, policy, hides_redacted=hides_redacted)
-    server = TestServer(door.application())
-    connected = asyncio.Event()
-    listener.on("connected", connected.set)  # whoever listens is called once at the start
-    listening = asyncio.create_task(listener.run())
-    await connected.wait()
-    await server.start_server()
-    try:
-        yield server
-    finally:
-        await server.close()
-        listening.cancel()
-        await asyncio.wait([listening])
+    rules = access or Access()
+    async with open_maker(archive.pool, archive.store, archive.folder / "spool", 2) as maker:
+        door = Serving(
+            archive.pool, archive.store, listener, policy, rules, maker,
+            hides_redacted=hides_redacted,
+        )  # fmt: skip
+        server = TestServer(door.application())
+        connected = asyncio.Event()
+        listener.on("connected", connected.set)  # whoever listens is called once at the start
+        listening = asyncio.create_task(listener.run())
+        await connected.wait()
+        await server.start_server()
+        try:
+            yield server
+        finally:
+            await server.close()
+            listening.cancel()
+            await asyncio.wait([listening])
