@@ -110,13 +110,14 @@ async def test_a_plan_made_before_there_was_anything_serves_for_long(
 
 
 async def plan_of_recording(pool: Pool, mode: str) -> list[dict[str, Any]]:
-    """Every node of the plan of a push."""
+    """Every node of the plan of a push of a hundred events."""
     arrays = [["x"]] * 5 + [[1], ["{}"], [None], ["x"], ["x"], [None], "push"]
     arrays += [["a"], ["b"], [1], [None], [False], "paced"]
-    rows = [["x"], ["a"], ["b"], ["other"], [0], ["x"], ["x"], ["x"], [1], ["{}"]]
+    arrays += [["x"], ["a"], ["b"], ["other"], [0], ["x"], ["x"], ["x"], [1], ["{}"]]
+    hundred = [value * 100 if isinstance(value, list) else value for value in arrays]
     async with pool.acquire() as conn:
         await conn.execute(f"SET plan_cache_mode = {mode}")
-        text = await conn.fetchval("EXPLAIN (FORMAT JSON) " + RECORD, *arrays, *rows)
+        text = await conn.fetchval("EXPLAIN (FORMAT JSON) " + RECORD, *hundred)
     return list(nodes(orjson.loads(text)[0]["Plan"]))
 
 
