@@ -23,7 +23,7 @@ from archiver.fetch.download import MediaSource
 from archiver.fetch.pacer import Pacer
 from archiver.fetch.worker import Worker
 from archiver.history.backfill import Backfiller
-from archiver.history.reading import FAST, GENTLE, Pace
+from archiver.history.reading import FAST, GENTLE, Speed
 from archiver.history.reconcile import Reconciler
 from archiver.history.watch import Watch
 from archiver.intake.activity import Activity
@@ -141,7 +141,7 @@ def start_workers(
     registration: Registration,
     listener: Listener,
     group: asyncio.TaskGroup,
-    pace: Pace = FAST,
+    speed: Speed = FAST,
 ) -> list[asyncio.Task[None]]:
     """What fetches media and reads old messages, until cancelled."""
     config, reader = base.config, history(base, registration)
@@ -149,7 +149,7 @@ def start_workers(
     parts: dict[str, Worker | Pacer | Backfiller | Redactor] = {
         "media_pending": _worker(base, registration),
         "media_paced": Pacer(base.pool, config.history.remote_rate),
-        "backfill": Backfiller(base.pool, reader, policy, lease, pace),
+        "backfill": Backfiller(base.pool, reader, policy, lease, speed),
         "redaction_due": Redactor(base.pool),
     }
     for channel, part in parts.items():

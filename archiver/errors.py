@@ -10,6 +10,7 @@ ArchiverError                     errcode and status: how HTTP shows it (mapped 
 │   ├── MediaNotFound             404: may be a passing thing, final after days
 │   ├── NotYetUploaded            an asynchronous upload that is still to come
 │   ├── FetchFailed               the homeserver could not, or may not, get this one
+│   │   └── TokenRefused          it does not know a position in a room's history any more
 │   └── BodyMismatch              not the announced length, or not the sender's hash
 ├── Permanent                     another try would end the same
 │   ├── TooLargeForHomeserver     502 M_TOO_LARGE: over the homeserver's own limit
@@ -87,6 +88,10 @@ class NotYetUploaded(Retryable):
 
 class FetchFailed(Retryable):
     """The homeserver answered, but could not hand out this media."""
+
+
+class TokenRefused(FetchFailed):
+    """400 for a page of history: the homeserver does not know the position that it gave us."""
 
 
 class BodyMismatch(Retryable):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import asyncpg
 import structlog
 
+from archiver import metrics
 from archiver.capture.policy import REMOTE_EXCLUDED, ROOM_EXCLUDED, CapturePolicy
 from archiver.capture.rows import EventRow, Kept, bare, storable_json
 from archiver.model import Mxc, Source
@@ -125,6 +126,12 @@ class Recorded(NamedTuple):
     events: int = 0
     references: int = 0
     media: int = 0
+
+    def add_to_metrics(self, source: Source) -> None:
+        """Adds it to the metrics; to be said once it is committed."""
+        metrics.EVENTS.labels(source).inc(self.events)
+        metrics.REFERENCES.labels(source).inc(self.references)
+        metrics.MEDIA_QUEUED.labels(source).inc(self.media)
 
 
 class _MediaRow(NamedTuple):

@@ -15,18 +15,7 @@ if TYPE_CHECKING:
     from archiver.db.pool import Connection, Row
 
 # An edit of a poll is of the poll's own type, and no poll. Nor is a state event.
-POLL = """
-SELECT e.event_id, e.room_id, e.sender, e.type, e.content, e.raw, e.sent_at,
-       e.redacted_by IS NOT NULL OR e.original IS NOT NULL AS redacted, e.redacted_by,
-       e.redacted_at, r.sender AS redactor,
-       CASE WHEN jsonb_typeof(r.content -> 'reason') = 'string'
-            THEN left(r.content ->> 'reason', 4096) END AS redaction_reason,
-       coalesce(e.origin_server_ts, (extract(epoch FROM e.sent_at) * 1000)::bigint) AS ts
-FROM event AS e LEFT JOIN event AS r ON r.event_id = e.redacted_by
-WHERE e.event_id = $1 AND e.type IN ('m.poll.start', 'org.matrix.msc3381.poll.start')
-  AND e.replaces IS NULL AND e.state_key IS NULL
-"""
-POLLS = """
+BEGUN = """
 SELECT e.event_id, e.room_id, e.sender, e.type, e.content, e.raw, e.sent_at,
        e.redacted_by IS NOT NULL OR e.original IS NOT NULL AS redacted, e.redacted_by,
        e.redacted_at, r.sender AS redactor,
@@ -36,12 +25,18 @@ SELECT e.event_id, e.room_id, e.sender, e.type, e.content, e.raw, e.sent_at,
 FROM event AS e LEFT JOIN event AS r ON r.event_id = e.redacted_by
 WHERE e.type IN ('m.poll.start', 'org.matrix.msc3381.poll.start')
   AND e.replaces IS NULL AND e.state_key IS NULL
+"""
+POLL = BEGUN + "AND e.event_id = $1"
+POLLS = (
+    BEGUN
+    + """
   AND ($1::text IS NULL OR e.room_id = $1)
   AND e.sent_at >= coalesce($2::timestamptz, '-infinity')
   AND e.sent_at < coalesce($3::timestamptz, 'infinity')
   AND (e.sent_at, e.event_id) < (coalesce($4::timestamptz, 'infinity'), coalesce($5::text, ''))
 ORDER BY e.sent_at DESC, e.event_id DESC LIMIT $6
 """
+)
 # An edit goes with its poll: what redacted both does not bring back the words from before.
 EDITS = """
 SELECT e.event_id, e.room_id, e.sender, e.type, e.content, e.raw, e.sent_at, e.replaces,

@@ -18,7 +18,8 @@ from archiver.catalogue import backfill
 from archiver.catalogue.backfill import Job
 from archiver.db.pool import DATABASE_AWAY, Pool
 from archiver.errors import HomeserverUnavailable, Permanent, RateLimited, Retryable
-from archiver.history.reading import FAST, ClaimLost, Pace, RoomReader
+from archiver.history.pages import ClaimLost
+from archiver.history.reading import FAST, RoomReader, Speed
 from archiver.matrix.history import History
 
 POLL_SECONDS = 2.0
@@ -42,11 +43,11 @@ class Backfiller:
         history: History,
         policy: CapturePolicy,
         lease: timedelta = timedelta(seconds=30),
-        pace: Pace = FAST,
+        speed: Speed = FAST,
     ) -> None:
         self._pool = pool
-        self._reader = RoomReader(pool, history, policy, lease, pace)
-        self._rooms = pace.rooms
+        self._reader = RoomReader(pool, history, policy, lease, speed)
+        self._rooms = speed.rooms
         self._lease = lease
         self._held: set[Job] = set()
         self._wake = asyncio.Event()

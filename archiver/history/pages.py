@@ -22,6 +22,10 @@ SMALL_BODY = 64 * 1024
 EVENTS_AT_ONCE = 50
 
 
+class ClaimLost(Exception):
+    """Another worker has the room now; nothing of the last page was written."""
+
+
 class Page(NamedTuple):
     """Some events in the order in which they were asked for, and where the reading goes on.
 

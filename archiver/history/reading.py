@@ -22,7 +22,7 @@ from archiver.catalogue import backfill
 from archiver.catalogue.backfill import Job, Step
 from archiver.db.pool import Pool
 from archiver.errors import Permanent, Retryable
-from archiver.history.pages import Page, keep_page, read_page
+from archiver.history.pages import ClaimLost, Page, keep_page, read_page
 from archiver.matrix.history import History
 from archiver.model import Source
 
@@ -35,11 +35,7 @@ NOWHERE = Step(None, None, 0, 0, 0)
 log = structlog.get_logger(__name__)
 
 
-class ClaimLost(Exception):
-    """Another worker has the room now; nothing of the last page was written."""
-
-
-class Pace(NamedTuple):
+class Speed(NamedTuple):
     """How fast to read: `rooms` at once, so many `events` a page, and after each page a rest of
     `rest` times what it took to record."""
 
@@ -49,22 +45,22 @@ class Pace(NamedTuple):
 
 
 # While what one room gave is recorded, the homeserver answers for the other.
-FAST = Pace(rooms=2, events=500, rest=0)
+FAST = Speed(rooms=2, events=500, rest=0)
 # Beside a live archive, on the same loop: a push never waits long.
-GENTLE = Pace(rooms=1, events=100, rest=2)
+GENTLE = Speed(rooms=1, events=100, rest=2)
 
 
 class RoomReader:
     """Reads rooms for whoever holds the claim on them; each page prolongs it by `lease`."""
 
     def __init__(
-        self, pool: Pool, history: History, policy: CapturePolicy, lease: timedelta, pace: Pace
+        self, pool: Pool, history: History, policy: CapturePolicy, lease: timedelta, speed: Speed
     ) -> None:
         self._pool = pool
         self._history = history
         self._policy = policy
         self._lease = lease
-        self._pace = pace
+        self._speed = speed
 
     async def read(self, job: Job, recorded: Callable[[], None] = lambda: None) -> None:
         """Page after page to the end; the next one is on its way while one is recorded.
@@ -86,7 +82,7 @@ class RoomReader:
                 recorded()
                 if last:
                     return
-                await asyncio.sleep(self._pace.rest * (time.monotonic() - started))
+                await asyncio.sleep(self._speed.rest * (time.monotonic() - started))
                 token, newest = page.end, False
         finally:
             ahead.cancel()
@@ -98,7 +94,7 @@ class RoomReader:
 
     async def _page(self, job: Job, token: str | None) -> Page:
         return await read_page(
-            await self._history.messages(job.room_id, "b", token, self._pace.events)
+            await self._history.messages(job.room_id, "b", token, self._speed.events)
         )
 
     async def _record_state(self, job: Job) -> None:
@@ -113,7 +109,7 @@ class RoomReader:
             async with self._pool.acquire() as conn, conn.transaction():
                 some = kept[start : start + EVENTS_A_STATEMENT]
                 recorded = await self._record(conn, job, some, NOWHERE)
-            _count(recorded)
+            recorded.add_to_metrics(Source.BACKFILL)
 
     async def _commit(self, job: Job, page: Page, *, newest: bool, last: bool) -> None:
         kept = await keep_page(page.events, self._policy)
@@ -127,7 +123,7 @@ class RoomReader:
             if last:
                 await backfill.finish(conn, job)
         metrics.HISTORY_EVENTS.labels(Source.BACKFILL).inc(step.events)
-        _count(recorded)
+        recorded.add_to_metrics(Source.BACKFILL)
 
     async def _record(self, conn: Connection, job: Job, kept: list[Kept], step: Step) -> Recorded:
         recorded = await record(conn, kept, Source.BACKFILL, self._policy)
@@ -146,9 +142,3 @@ def _is_older(page: Page, job: Job) -> bool:
 def _is_newer(found: Kept, job: Job) -> bool:
     sent = found.row.origin_server_ts
     return job.until is not None and sent is not None and sent > job.until.timestamp() * 1000
-
-
-def _count(recorded: Recorded) -> None:
-    metrics.EVENTS.labels(Source.BACKFILL).inc(recorded.events)
-    metrics.REFERENCES.labels(Source.BACKFILL).inc(recorded.references)
-    metrics.MEDIA_QUEUED.labels(Source.BACKFILL).inc(recorded.media)

@@ -24,7 +24,8 @@ from archiver.catalogue.moments import Moment
 from archiver.catalogue.rooms import Claim
 from archiver.db.pool import DATABASE_AWAY, Pool
 from archiver.errors import ArchiverError, HomeserverUnavailable, RateLimited, RoomUnreadable
-from archiver.history.visit import LEASE, ClaimLost, Pace, Visitor
+from archiver.history.pages import ClaimLost
+from archiver.history.visit import LEASE, Pace, Visitor
 from archiver.matrix.history import History
 
 POLL_SECONDS = 1.0

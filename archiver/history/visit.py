@@ -16,13 +16,13 @@ import structlog
 
 from archiver import metrics
 from archiver.capture.policy import CapturePolicy
-from archiver.capture.record import Recorded, record
+from archiver.capture.record import record
 from archiver.capture.rows import Kept
 from archiver.catalogue import moments, rooms
 from archiver.catalogue.rooms import Claim, Progress
 from archiver.db.pool import Pool
-from archiver.errors import FetchFailed
-from archiver.history.pages import Page, keep_page, read_page
+from archiver.errors import TokenRefused
+from archiver.history.pages import ClaimLost, Page, keep_page, read_page
 from archiver.matrix.history import Direction, History
 from archiver.model import Source
 
@@ -35,10 +35,6 @@ LONGEST_REST = 300.0
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
-
-
-class ClaimLost(Exception):
-    """Somebody else has the room now; nothing of the last page was written."""
 
 
 class Pace:
@@ -96,9 +92,7 @@ class Visitor:
             return await self._begin(claim, anew=False)
         try:
             found, position, until = await self._read_on(claim, claim.position)
-        except FetchFailed as error:
-            if not _refuses_token(error):
-                raise
+        except TokenRefused as error:
             log.warning(
                 "the homeserver does not know its own position any more: what was not pushed in "
                 "the meantime needs a backfill",
@@ -207,8 +201,9 @@ class Visitor:
             at = await rooms.advance(conn, claim, progress, wait)
             if at is None:
                 raise ClaimLost(claim.room_id)
-        _count(Source.RECONCILE, [recorded])
-        _count(Source.BACKFILL, past)
+        recorded.add_to_metrics(Source.RECONCILE)
+        for some in past:
+            some.add_to_metrics(Source.BACKFILL)
         if recorded.events:
             metrics.GAP_EVENTS.inc(recorded.events)
             log.warning(
@@ -236,15 +231,3 @@ def _is_whole(page: Page) -> bool:
         and oldest.get("type") == "m.room.create"
         and oldest.get("state_key") == ""
     )
-
-
-def _refuses_token(error: FetchFailed) -> bool:
-    """True for 400: of what we ask only the token can be wrong."""
-    return str(error).startswith("400 ")
-
-
-def _count(source: Source, recorded: Iterable[Recorded]) -> None:
-    for some in recorded:
-        metrics.EVENTS.labels(source).inc(some.events)
-        metrics.REFERENCES.labels(source).inc(some.references)
-        metrics.MEDIA_QUEUED.labels(source).inc(some.media)

@@ -104,9 +104,7 @@ class Intake:
             async with self._pool.acquire() as conn:
                 recorded = await record(conn, kept, Source.PUSH, self._policy)
         self._on_push(rooms)
-        metrics.EVENTS.labels(Source.PUSH).inc(recorded.events)
-        metrics.REFERENCES.labels(Source.PUSH).inc(recorded.references)
-        metrics.MEDIA_QUEUED.labels(Source.PUSH).inc(recorded.media)
+        recorded.add_to_metrics(Source.PUSH)
 
     async def _ping(self, _request: web.Request) -> web.Response:
         return web.json_response({})

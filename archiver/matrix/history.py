@@ -15,7 +15,13 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from archiver.errors import FetchFailed, HomeserverUnavailable, Retryable, RoomUnreadable
+from archiver.errors import (
+    FetchFailed,
+    HomeserverUnavailable,
+    Retryable,
+    RoomUnreadable,
+    TokenRefused,
+)
 from archiver.matrix.refusal import read_refusal
 
 ROOMS_A_PAGE = 500
@@ -188,6 +194,8 @@ class History:
         if refusal.status == 404:
             raise RoomUnreadable("the homeserver does not have it, or not any more")
         refused = refusal.error(by_homeserver=True)
+        if refusal.status == 400 and "from" in query:
+            raise TokenRefused(str(refused))
         raise refused if isinstance(refused, Retryable) else FetchFailed(str(refused))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
@@ -30,7 +29,7 @@ from archiver.model import Scope
 from archiver.serve.answers import redaction, reply
 from archiver.serve.auth import SCOPE
 from archiver.serve.database import connection
-from archiver.serve.paging import after, cursor, is_text, limit, named
+from archiver.serve.paging import after, cursor, is_text, limit, named, time
 
 if TYPE_CHECKING:
     from archiver.db.pool import Connection, Row
@@ -86,7 +85,7 @@ class Polls:
     async def page(self, request: web.Request) -> web.Response:
         """Polls, newest first: `room_id`, `since`, `until`, `limit`, and `from` for more."""
         query = request.query
-        wanted = Filter(_room_id(query), _time(query, "since"), _time(query, "until"))
+        wanted = Filter(_room_id(query), time(query, "since"), time(query, "until"))
         most, place = limit(query), after(query)
         async with connection(self._pool) as conn:
             rows = await polls.polls(conn, wanted, place, most + 1)
@@ -187,16 +186,3 @@ def _room_id(query: Mapping[str, str]) -> str | None:
     if room_id is not None and not is_text(room_id):
         raise InvalidParam("room_id is no room id")
     return room_id
-
-
-def _time(query: Mapping[str, str], name: str) -> datetime | None:
-    text = query.get(name)
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
-        raise InvalidParam(
-            f"{name} is no time: write it like 2025-12-31 or 2025-12-31T18:00:00Z"
-        ) from None

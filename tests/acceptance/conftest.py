@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from demo.people import People
-from tests.support.archiver import Archiver, Reader
+from tests.support.archiver import ARCHIVER, Archiver, Reader
 from tests.support.homeserver import TOKEN
+from tests.support.process import Server, answers, free_port
 from tests.support.synapse import Synapse
 
 NEVER_RAN = None
@@ -66,6 +67,28 @@ async def lone_archive(services_folder: Path) -> AsyncIterator[Archiver]:
     yield archive
     assert await asyncio.to_thread(archive.stop) in (0, NEVER_RAN)
     assert UNFORESEEN not in archive.log
+
+
+@pytest.fixture
+async def second_url(archive: Archiver, http: aiohttp.ClientSession) -> AsyncIterator[str]:
+    """The archive, started, has another serving process, which is reached there."""
+    await started(archive, http)
+    port = free_port()
+    settings = yaml.safe_load(archive.config.read_text("utf-8"))
+    settings["serve"]["listen"] = f"127.0.0.1:{port}"
+    settings["database"]["url"] = archive.dsn
+    config = archive.folder / "second.yaml"
+    config.write_text(yaml.safe_dump(settings), "utf-8")
+    url = f"http://127.0.0.1:{port}"
+    second = Server(
+        "second archiver",
+        [*ARCHIVER, "run", "-c", str(config), "--only", "serve"],
+        archive.folder / "second.log",
+        ready=lambda: answers(f"{url}/healthz"),
+    )
+    await asyncio.to_thread(second.start)
+    yield url
+    await asyncio.to_thread(second.stop)
 
 
 @pytest.fixture

@@ -2,44 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import pytest
-import yaml
 
 from demo.people import People
-from tests.acceptance.conftest import started
-from tests.support.archiver import ARCHIVER, Archiver, Reader, eventually
+from tests.support.archiver import Archiver, Reader, eventually
 from tests.support.matrix import CLIENT, MatrixUser
-from tests.support.process import Server, answers, free_port
 from tests.support.samples import png
 
 
 @pytest.fixture
-async def servers(archive: Archiver, http: aiohttp.ClientSession) -> AsyncIterator[list[Reader]]:
+def servers(archive: Archiver, second_url: str, http: aiohttp.ClientSession) -> list[Reader]:
     """The same reader at two serving processes of one archive."""
-    first = await started(archive, http)
-    port = free_port()
-    settings = yaml.safe_load(archive.config.read_text("utf-8"))
-    settings["serve"]["listen"] = f"127.0.0.1:{port}"
-    settings["database"]["url"] = archive.dsn
-    config = archive.folder / "second.yaml"
-    config.write_text(yaml.safe_dump(settings), "utf-8")
-    url = f"http://127.0.0.1:{port}"
-    second = Server(
-        "second archiver",
-        [*ARCHIVER, "run", "-c", str(config), "--only", "serve"],
-        archive.folder / "second.log",
-        ready=lambda: answers(f"{url}/healthz"),
-    )
-    await asyncio.to_thread(second.start)
-    yield [first, Reader(http, url, archive.token)]
-    await asyncio.to_thread(second.stop)
+    return [Reader(http, url, archive.token) for url in (archive.url, second_url)]
 
 
 async def put_on(user: MatrixUser, picture: bytes) -> str:

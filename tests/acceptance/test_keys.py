@@ -6,16 +6,13 @@ import asyncio
 import json
 import subprocess
 import time
-from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-import yaml
 
 from demo.people import People
 from tests.acceptance.conftest import started
-from tests.support.archiver import ARCHIVER, Archiver, Reader, eventually
-from tests.support.process import Server, answers, free_port
+from tests.support.archiver import Archiver, Reader, eventually
 from tests.support.samples import png
 
 FORMULA = (
@@ -25,25 +22,9 @@ FORMULA = (
 
 
 @pytest.fixture
-async def urls(archive: Archiver, http: aiohttp.ClientSession) -> AsyncIterator[list[str]]:
+def urls(archive: Archiver, second_url: str) -> list[str]:
     """Two serving processes of one archive."""
-    await started(archive, http)
-    port = free_port()
-    settings = yaml.safe_load(archive.config.read_text("utf-8"))
-    settings["serve"]["listen"] = f"127.0.0.1:{port}"
-    settings["database"]["url"] = archive.dsn
-    config = archive.folder / "second.yaml"
-    config.write_text(yaml.safe_dump(settings), "utf-8")
-    url = f"http://127.0.0.1:{port}"
-    second = Server(
-        "second archiver",
-        [*ARCHIVER, "run", "-c", str(config), "--only", "serve"],
-        archive.folder / "second.log",
-        ready=lambda: answers(f"{url}/healthz"),
-    )
-    await asyncio.to_thread(second.start)
-    yield [archive.url, url]
-    await asyncio.to_thread(second.stop)
+    return [archive.url, second_url]
 
 
 async def command(archive: Archiver, *words: str) -> str:

@@ -19,7 +19,7 @@ from archiver.capture.policy import CapturePolicy
 from archiver.catalogue import backfill as catalogue
 from archiver.history import backfill as module
 from archiver.history.backfill import Backfiller
-from archiver.history.reading import FAST, GENTLE, Pace
+from archiver.history.reading import FAST, GENTLE, Speed
 from archiver.matrix.history import History
 from tests.support.fetching import until
 from tests.support.homeserver import (
@@ -160,10 +160,10 @@ async def history(homeserver: Homeserver) -> AsyncIterator[History]:
 
 @asynccontextmanager
 async def working(
-    pool: Pool, history: History, policy: CapturePolicy = ALL, pace: Pace = FAST
+    pool: Pool, history: History, policy: CapturePolicy = ALL, speed: Speed = FAST
 ) -> AsyncIterator[Backfiller]:
     """Somebody reads."""
-    backfiller = Backfiller(pool, history, policy, pace=pace)
+    backfiller = Backfiller(pool, history, policy, speed=speed)
     running = asyncio.create_task(backfiller.run())
     try:
         yield backfiller
@@ -366,7 +366,7 @@ async def test_who_lost_its_lease_changes_nothing(
     rooms.fill("!a", 5)
     rooms.gate["!a"] = asyncio.Event()
     await ask(pool, "!a")
-    async with working(pool, history, pace=GENTLE):
+    async with working(pool, history, speed=GENTLE):
         await until(_true(lambda: rooms.asked != []), "the room is being read")
         await pool.execute("UPDATE backfill SET attempts = attempts + 1, events = 77")
         rooms.gate["!a"].set()
