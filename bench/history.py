@@ -48,7 +48,9 @@ found beforehand. {ROUNDS} rounds, both in turn in each, after a first one that 
 New messages: a client pushes {live.A_SECOND} transactions of {live.EVENTS} images a second, as
 many as a Synapse was ever seen to send, to `archiver run` with all its parts but the bot. While
 old messages are read `archiver backfill --all` runs beside it, and each takes its share of the
-rooms; {PASSES} times a round, its start included, and as long without it.
+rooms; {PASSES} times a round, its start included, and as long without it; and as long while the
+bare client reads instead, who writes nothing: what is left is the homeserver's own work on the
+cores that all share.
 
 A comparison: `archiver run` starts, doubts and compares every room with a history that has
 nothing new; what it measured itself of the requests, the homeserver otherwise idle. The one that
@@ -77,6 +79,9 @@ class _Best(NamedTuple):
 
     limit: int
     at_once: int
+
+
+BESIDE = _Best(500, 2)  # as `archiver backfill` reads
 
 
 class _Bench:
@@ -134,23 +139,29 @@ class _Bench:
         bodies = (picture(10 * 1024) for _ in range(50))
         mxcs, _ = upload_all(self._synapse, "poster", bodies)
         self._begin_anew()
-        busy, idle = [], []
+        busy, idle, bare = [], [], []
         with self._archive.running("intake", "worker", "serve"):
             for round_ in range(ROUNDS + 1):
-                meanwhile, alone = self._post(mxcs)
+                meanwhile, alone, beside = self._post(mxcs)
                 busy.append(p99(meanwhile))
                 idle.append(p99(alone))
+                bare.append(p99(beside))
                 say(f"round {round_}: p99 {number(busy[-1])} ms while old messages are read"
-                    f" ({len(meanwhile)} pushes), else {number(idle[-1])} ms")  # fmt: skip
+                    f" ({len(meanwhile)} pushes), by a bare loop {number(bare[-1])} ms,"
+                    f" else {number(idle[-1])} ms")  # fmt: skip
         what = "p99 of the acknowledgement while old messages are read, ms"
-        others = [Other("while nothing is read", Figures(tuple(idle[1:])))]
+        others = [
+            Other("while nothing is read", Figures(tuple(idle[1:]))),
+            Other("while a bare loop reads", Figures(tuple(bare[1:]))),
+        ]
         goal = Goal(GOAL_P99, at_most=True, of_ratio=True)
         return [Row(what, Figures(tuple(busy[1:])), others, goal)]
 
-    def _post(self, mxcs: Sequence[str]) -> tuple[list[float], list[float]]:
+    def _post(self, mxcs: Sequence[str]) -> tuple[list[float], list[float], list[float]]:
         port, token = self._archive.files.push_port, self._archive.registration["hs_token"]
         busy: list[float] = []
         idle: list[float] = []
+        bare: list[float] = []
         for _ in range(PASSES):
             self._archive.sql(EMPTY)
             started = time.monotonic()
@@ -162,7 +173,13 @@ class _Bench:
             with live.people_posting(port, token, mxcs) as seconds:
                 time.sleep(took)
             idle += seconds
-        return busy, idle
+            self._archive.sql(EMPTY)
+            over = time.monotonic() + took
+            with live.people_posting(port, token, mxcs) as seconds:
+                while time.monotonic() < over:
+                    self._bare(*BESIDE)
+            bare += seconds
+        return busy, idle, bare
 
     def comparing(self) -> list[Row]:
         """What a comparison costs the homeserver where nothing is missing."""

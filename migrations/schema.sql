@@ -31,10 +31,9 @@ CREATE TABLE event (
     has_media        boolean NOT NULL DEFAULT false -- some `reference` is its own: most of what is
                                                     -- kept of an encrypted room has none
 );
-CREATE INDEX event_room ON event (room_id, sent_at);
--- Lists of media, newest first.
+-- Lists of media, newest first; and what a room has in all.
 CREATE INDEX event_media ON event (sent_at, event_id) WHERE has_media;
-CREATE INDEX event_media_room ON event (room_id, sent_at, event_id) WHERE has_media;
+CREATE INDEX event_room ON event (room_id, has_media, sent_at, event_id);
 CREATE INDEX event_media_sender ON event (sender, sent_at, event_id) WHERE has_media;
 -- A room's name, a person's face, a power level: as it was at a time, or as it is.
 CREATE INDEX event_state ON event (room_id, type, state_key, sent_at)
@@ -158,17 +157,14 @@ CREATE TABLE reference (
     declared_type text,
     declared_size bigint,                           -- bytes
     encryption    jsonb,                            -- EncryptedFile without its url: key, iv, hashes
+    words         tsvector,                         -- of file name and caption, parted by
+                                                    -- catalogue/lexemes.py
     PRIMARY KEY (event_id, server_name, media_id, role),
     FOREIGN KEY (server_name, media_id) REFERENCES media
 );
 CREATE INDEX reference_media ON reference (server_name, media_id);  -- the events of a media
--- The words in a file name and caption. ASCII punctuation parts words here, lest IMG_1.holiday.jpg
--- be one. Cut, because a tsvector refuses what is too long, and no sender may stop an insert.
-CREATE INDEX reference_words ON reference USING gin (
-    to_tsvector('simple', translate(
-        left(coalesce(filename, ''), 1000) || ' ' || left(coalesce(caption, ''), 2000),
-        '!"#$%&''()*+,-./:;<=>?@[\]^_`{|}~', '                                '))
-) WITH (gin_pending_list_limit = 1024) WHERE filename IS NOT NULL OR caption IS NOT NULL;
+CREATE INDEX reference_words ON reference USING gin (words)
+    WITH (gin_pending_list_limit = 1024) WHERE words IS NOT NULL;
 
 -- Who may read the archive.
 CREATE TABLE token (

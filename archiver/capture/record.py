@@ -16,11 +16,13 @@ import structlog
 from archiver import metrics
 from archiver.capture.policy import REMOTE_EXCLUDED, ROOM_EXCLUDED, CapturePolicy
 from archiver.capture.rows import EventRow, Kept, bare, storable_json
+from archiver.catalogue.lexemes import lexemes
 from archiver.model import Mxc, Source
 
 if TYPE_CHECKING:
     from archiver.db.pool import Connection
 
+_FOUND_BY = (1_000, 2_000)  # characters of a file name, and of a caption
 PACED = "history.remote_rate: it waits for its turn"
 
 # `due_at` starts at the event's own time, never later than now: of what is due the queue takes
@@ -89,13 +91,14 @@ WITH new_event AS (
     RETURNING state
 ), new_reference AS (
     INSERT INTO reference (event_id, server_name, media_id, role, item, filename, caption,
-                           declared_type, declared_size, encryption)
+                           declared_type, declared_size, encryption, words)
     SELECT r.event_id, r.server_name, r.media_id, r.role, r.item, r.filename, r.caption,
-           r.declared_type, r.declared_size, r.encryption::jsonb
+           r.declared_type, r.declared_size, r.encryption::jsonb,
+           array_to_tsvector(string_to_array(r.words, ' '))
     FROM unnest($19::text[], $20::text[], $21::text[], $22::text[], $23::smallint[], $24::text[],
-                $25::text[], $26::text[], $27::bigint[], $28::text[])
+                $25::text[], $26::text[], $27::bigint[], $28::text[], $29::text[])
          AS r(event_id, server_name, media_id, role, item, filename, caption, declared_type,
-              declared_size, encryption)
+              declared_size, encryption, words)
     ON CONFLICT DO NOTHING
     RETURNING 1
 ), new_redaction AS (
@@ -172,7 +175,7 @@ async def _write(
         source,
         *_columns(5, _media_rows(kept, source, policy)),
         PACED,
-        *_columns(10, _reference_rows(kept)),
+        *_columns(11, _reference_rows(kept)),
     )
     return Recorded(row["events"], row["references"], row["media"]) if row else Recorded()
 
@@ -232,13 +235,22 @@ def _reference_rows(kept: Sequence[Kept]) -> list[tuple[Any, ...]]:
             *mxc,
             role,
             item,
-            *words,
+            filename,
+            caption,
+            *declared,
             storable_json(encryption) if encryption else None,
+            _words(filename, caption),
         )
         for found in kept
-        for mxc, role, item, *words, encryption in found.references
+        for mxc, role, item, filename, caption, *declared, encryption in found.references
     ]
     return sorted(rows, key=itemgetter(slice(4)))
+
+
+def _words(filename: str | None, caption: str | None) -> str | None:
+    """What a reference is found by. Cut: no list is worth a book in a caption."""
+    text = f"{(filename or '')[: _FOUND_BY[0]]} {(caption or '')[: _FOUND_BY[1]]}"
+    return " ".join(lexemes(text)) or None
 
 
 def _columns(width: int, rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:

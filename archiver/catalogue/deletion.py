@@ -97,7 +97,7 @@ SELECT FROM event WHERE event_id = ANY($1::text[]) ORDER BY event_id FOR NO KEY 
 EMPTY_EVENTS = "UPDATE event SET content = '{}', raw = NULL WHERE event_id = ANY($1::text[])"
 EMPTY_REFERENCES = """
 UPDATE reference SET filename = NULL, caption = NULL, declared_type = NULL, declared_size = NULL,
-                     encryption = NULL
+                     encryption = NULL, words = NULL
 WHERE event_id = ANY($1::text[])
 """
 

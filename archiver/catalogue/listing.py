@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from archiver.catalogue.people import SENDER_NAME
-from archiver.catalogue.wanted import MATCHES, Filter, places
+from archiver.catalogue.wanted import Filter, places
 
 if TYPE_CHECKING:
     from archiver.db.pool import Connection, Row
@@ -73,7 +73,7 @@ CROSS JOIN LATERAL (
       AND ($14::text IS NULL OR starts_with(types.type, $14))
       AND ($15::text IS NULL OR r.server_name = $15)
       AND ($16::bytea IS NULL OR m.blob_sha256 = $16)
-      AND ($17::tsquery IS NULL OR MATCHES)
+      AND ($17::tsquery IS NULL OR r.words @@ $17)
       AND (e.event_id = $3 AND (r.item, r.role, r.server_name, r.media_id)
            <= ($4::smallint, $5::text, $6::text, $7::text)) IS NOT TRUE
     OFFSET 0
@@ -82,7 +82,6 @@ WHERE ($8::text IS NULL OR e.room_id = $8) AND ($9::text IS NULL OR e.sender = $
   AND NOT ($18 AND IS_REDACTED)
 """.replace("WITHIN", _WITHIN)
     .replace("TYPE AS", _TYPE + " AS")
-    .replace("MATCHES", MATCHES.replace("WORDS", "$17"))
     .replace("IS_REDACTED", _IS_REDACTED)
 )
 PAGE = (

@@ -8,19 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from archiver.db.pool import Connection
 
-_VECTOR = r"""
-to_tsvector('simple', translate(
-    IT, '!"#$%&''()*+,-./:;<=>?@[\]^_`{|}~', '                                '))
-"""
-# As the index `reference_words` has it.
-MATCHES = """
-((r.filename IS NOT NULL OR r.caption IS NOT NULL) AND VECTOR @@ WORDS::tsquery)
-""".replace(
-    "VECTOR",
-    _VECTOR.replace(
-        "IT", "left(coalesce(r.filename, ''), 1000) || ' ' || left(coalesce(r.caption, ''), 2000)"
-    ),
-)
 # MATERIALIZED, so that all of it is planned for, and stopped when there is too much: planned for a
 # few, whatever lies close together in time would be looked for through the whole table.
 _SOME = "WITH found AS MATERIALIZED (FOUND) SELECT event_id FROM found LIMIT $2"
@@ -36,23 +23,14 @@ OF_ENDED = _SOME.replace(
     _OF_MEDIA + "state = $1 AND m.state IN ('failed', 'excluded', 'quarantined', 'deleted')",
 )
 OF_SERVER = _SOME.replace("FOUND", "SELECT event_id FROM reference WHERE server_name = $1")
-OF_WORDS = _SOME.replace("FOUND", "SELECT r.event_id FROM reference AS r WHERE MATCHES").replace(
-    "MATCHES", MATCHES.replace("WORDS", "$1")
-)
-# Each word of a text; from three letters on, or one of a script that needs fewer, also words that
-# begin with it.
-WORDS = """
-SELECT string_agg(
-    quote_literal(lexeme) || CASE WHEN octet_length(lexeme) > 2 THEN ':*' ELSE '' END, ' & ')
-FROM unnest(VECTOR)
-""".replace("VECTOR", _VECTOR.replace("IT", "$1"))
+OF_WORDS = _SOME.replace("FOUND", "SELECT event_id FROM reference WHERE words @@ $1::tsquery")
 
 
 class Filter(NamedTuple):
     """Which references are asked for: from `since` on, before `until`; None does not restrict.
 
     `kind` is the role, or of role `content` what it shows: image, video, audio, or file. `family`
-    is how a media type begins (`image/`), and `words` what `words` made of a text.
+    is how a media type begins (`image/`), and `words` what `lexemes.query` made of a text.
     """
 
     since: datetime | None = None
@@ -68,12 +46,6 @@ class Filter(NamedTuple):
     sha256: bytes | None = None
     words: str | None = None
     event_id: str | None = None
-
-
-async def words(conn: Connection, text: str) -> str | None:
-    """What to look for by `Filter.words`; None where the text holds no word."""
-    found: str | None = await conn.fetchval(WORDS, text)
-    return found
 
 
 async def places(conn: Connection, wanted: Filter, most: int) -> list[str] | None:

@@ -188,6 +188,7 @@ class Serve(Section):
     failure_limit: Limit | None = 60
     trusted_proxies: tuple[Network, ...] = ()
     keep_reads: Duration | None = timedelta(days=90)
+    processes: Annotated[int, AfterValidator(lambda n: _between(n, 1, 64))] = 1
 
 
 class Bot(Section):

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 # each time, and is mostly told (304) that nothing changed.
 ASK_EACH_TIME = "private, no-cache"
 NOBODY_KEEPS = "private, no-store"
+ADMINS_ASK = "a token with scope admin sees it with ?hidden=true"
+
+QUARANTINED = State.QUARANTINED
 
 Found = TypeVar("Found", Media, View)
 
@@ -43,7 +46,7 @@ log = structlog.get_logger(__name__)
 class Content:
     """Answers with bytes. Those of a small blob come with the one question to the database.
 
-    `hides_redacted`: what was redacted is for admins alone.
+    `hides_redacted`: what was redacted is for admins alone, who have to ask for it.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class Content:
         shown = shown_as(media.declared_type, blob.facts.mimetype)
         headers = media_headers(etag_of(blob), shown, name or media.filename)
         return await self.give(
-            request, mxc, blob, media.data, headers, redacted=media.redacted, changes=changes
+            request, mxc, blob, media.data, headers, hidden=self.is_hidden(media), changes=changes
         )
 
     async def find(
@@ -88,12 +91,16 @@ class Content:
         `ask` gets `hides`, as `catalogue.media.look` has it. Raises NotFound, Waiting and
         DatabaseUnavailable.
         """
-        hides = request[SCOPE] is not Scope.ADMIN if self._hides_redacted else None
+        unhides = sees_hidden(request)
         async with connection(self._pool) as conn:
-            found = await ask(conn, hides)
-        if hides and found and found.redacted:
+            found = await ask(conn, not unhides if self._hides_redacted else None)
+        if found and found.redacted and self._hides_redacted and not unhides:
             raise redacted(mxc)
-        return _ready(mxc, found)
+        return _ready(mxc, found, unhides=unhides)
+
+    def is_hidden(self, found: Found) -> bool:
+        """Whether it is only for those who ask for what is hidden."""
+        return found.state is QUARANTINED or (self._hides_redacted and found.redacted)
 
     async def give(
         self,
@@ -103,15 +110,16 @@ class Content:
         data: bytes | None,
         headers: CIMultiDict[str],
         *,
-        redacted: bool,
+        hidden: bool,
         changes: bool = False,
     ) -> web.StreamResponse:
         """Answers with `blob`, which is the media's own or a variant's: with `data` if that is
         all of it in memory, else from where it rests."""
         plain = _is_plain(request)
         if self._hides_redacted or changes:
-            no_trace = self._hides_redacted and redacted
-            headers["Cache-Control"] = NOBODY_KEEPS if no_trace else ASK_EACH_TIME
+            headers["Cache-Control"] = ASK_EACH_TIME
+        if hidden:
+            headers["Cache-Control"] = NOBODY_KEEPS
         if not plain and is_known(request.headers, headers["ETag"]):
             return web.Response(status=304, headers=headers)
         if request.method == "HEAD":
@@ -167,14 +175,20 @@ def asked_for(request: web.Request) -> Mxc:
     return mxc
 
 
+def sees_hidden(request: web.Request) -> bool:
+    """True for an administrator who says that it is on purpose: no list of pictures shows by
+    accident what was hidden for a reason."""
+    return request[SCOPE] is Scope.ADMIN and request.query.get("hidden") == "true"
+
+
 def unknown(mxc: Mxc) -> NotFound:
     """No event that the archive has seen names this media."""
     return NotFound(f"{mxc} is not in the archive")
 
 
 def redacted(mxc: Mxc) -> NotFound:
-    """Every event that names it was redacted, and the reader is no admin."""
-    return NotFound(f"{mxc} was redacted: only a token with scope admin may see it")
+    """Every event that names it was redacted, and the reader is no admin who asks for such."""
+    return NotFound(f"{mxc} was redacted: {ADMINS_ASK}")
 
 
 def etag_of(blob: Blob) -> str:
@@ -187,10 +201,12 @@ def _is_plain(request: web.Request) -> bool:
     return "Range" not in request.headers and "If-None-Match" not in request.headers
 
 
-def _ready(mxc: Mxc, media: Found | None) -> tuple[Found, Blob]:
+def _ready(mxc: Mxc, media: Found | None, *, unhides: bool) -> tuple[Found, Blob]:
     if media is None:
         raise unknown(mxc)
-    if media.state is State.READY and media.blob:
+    if media.blob and media.state is QUARANTINED and not unhides:
+        raise NotFound(f"{mxc} is in quarantine: {ADMINS_ASK}")
+    if media.blob and media.state in (State.READY, QUARANTINED):
         return media, media.blob
     reason = f": {media.reason}" if media.reason else ""
     if media.state is State.PENDING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from archiver.catalogue import knowledge, listing, wanted
+from archiver.catalogue import knowledge, lexemes, listing
 from archiver.catalogue.knowledge import words
 from archiver.catalogue.listing import Spot
 from archiver.catalogue.wanted import Filter
@@ -22,7 +22,7 @@ from archiver.serve.database import connection
 from archiver.serve.paging import cursor, identifier, is_text, limit, moment, time, unpacked
 
 if TYPE_CHECKING:
-    from archiver.db.pool import Connection, Row
+    from archiver.db.pool import Row
 
 TEXT_MOST = 200
 KINDS = ("image", "video", "audio", "file", *(role for role in Role if role is not Role.CONTENT))
@@ -45,10 +45,8 @@ class Listing:
         query = request.query
         hides = self._hides_redacted and request[SCOPE] is not Scope.ADMIN
         most, behind, counts = limit(query), unpacked(query, _spot), _flag(query, "count")
-        asked, text = _filter(query), _text(query, "text")
+        asked = _filter(query)
         async with connection(self._pool) as conn:
-            if text is not None:
-                asked = asked._replace(words=await _words(conn, text))
             found = await listing.page(conn, asked, behind, most, hides=hides)
             count = await listing.count(conn, asked, hides=hides) if counts else None
             room_ids = {row["room_id"] for row in found.rows if row["room_id"] is not None}
@@ -60,15 +58,7 @@ class Listing:
         return reply(answer if count is None else {**answer, "count": count._asdict()})
 
 
-async def _words(conn: Connection, text: str) -> str:
-    found = await wanted.words(conn, text)
-    if found is None:
-        raise InvalidParam("text holds no word to look for")
-    return found
-
-
 def _filter(query: Mapping[str, str]) -> Filter:
-    """All but the words of a text, which PostgreSQL knows to tell."""
     mimetype = _text(query, "mimetype")
     kind = essence(mimetype) if mimetype is not None else None
     family = kind.removesuffix("*") if kind and kind.endswith("/*") else None
@@ -84,6 +74,7 @@ def _filter(query: Mapping[str, str]) -> Filter:
         family=family,
         server_name=_text(query, "server_name"),
         sha256=_sha256(query),
+        words=_words(query),
         event_id=_text(query, "event_id"),
     )
 
@@ -93,6 +84,14 @@ def _text(query: Mapping[str, str], name: str) -> str | None:
     if value is None or (is_text(value) and (name != "text" or len(value) <= TEXT_MOST)):
         return value
     raise InvalidParam(f"{name} is no text that could be looked for")
+
+
+def _words(query: Mapping[str, str]) -> str | None:
+    text = _text(query, "text")
+    found = None if text is None else lexemes.query(text)
+    if text is not None and found is None:
+        raise InvalidParam("text holds no word to look for")
+    return found
 
 
 def _one_of(query: Mapping[str, str], name: str, values: tuple[str, ...]) -> str | None:

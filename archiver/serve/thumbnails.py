@@ -78,7 +78,8 @@ class Thumbnails:
         name = f"thumbnail.{str(kind).rpartition('/')[2]}"
         headers = media_headers(etag_of(made), shown_as(None, kind), name)
         headers["X-Cache"] = cache
-        return await self._content.give(request, mxc, made, data, headers, redacted=view.redacted)
+        hidden = self._content.is_hidden(view)
+        return await self._content.give(request, mxc, made, data, headers, hidden=hidden)
 
     async def _make(self, view: View, blob: Blob, recipe: Recipe) -> Made:
         check_kind(blob)

@@ -148,7 +148,7 @@ async def assert_policy(policy: str, readers: Readers, posted: Posted) -> None:
 
         return await eventually("its words are gone", wordless)
     await readers.admin.until("ready", posted.mxc)
-    assert await readers.admin.download(posted.mxc) == posted.data
+    assert await readers.admin.download(posted.mxc, hidden=policy == "hide") == posted.data
     if policy == "keep":
         assert await readers.reader.download(posted.mxc) == posted.data
         return None
@@ -248,7 +248,7 @@ async def test_a_hold_outlives_the_policy(setting: Setting) -> None:
     await setting.redact(posted)
     await setting.redact(other)
     await readers.admin.until("deleted", other.mxc)
-    assert await readers.admin.download(posted.mxc) == posted.data
+    assert await readers.admin.download(posted.mxc, hidden=True) == posted.data
     await asyncio.to_thread(setting.archive.command, "unhold", posted.mxc, *config)
     await readers.admin.until("deleted", posted.mxc)
     wrong = await asyncio.to_thread(setting.archive.attempt, "unhold", posted.mxc, *config)

@@ -106,6 +106,7 @@ async def test_an_image_is_recorded(pool: Pool) -> None:
         "caption": "look",
         "declared_type": "image/jpeg",
         "declared_size": 5,
+        "words": "'cat' 'jpg' 'look'",
     }
 
 

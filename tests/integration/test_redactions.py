@@ -32,7 +32,7 @@ from tests.support.redacting import (
     redacted_by,
     redaction,
 )
-from tests.support.serving import Reader, serving
+from tests.support.serving import MATRIX, Reader, serving
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -336,6 +336,11 @@ async def test_hidden_media_is_for_admins(archive: Archive, hiding: dict[str, Re
     async with hiding["reader"].get(mxc("cat")) as answer:
         assert (answer.status, (await answer.json())["errcode"]) == (404, "M_NOT_FOUND")
     async with hiding["admin"].get(mxc("cat")) as answer:
+        assert answer.status == 404
+        assert "?hidden=true" in (await answer.json())["error"]
+    path = f"{MATRIX}/{mxc('cat').server_name}/cat?hidden=true"
+    assert await hiding["reader"].status(path) == 404
+    async with hiding["admin"].ask(path) as answer:
         assert (answer.status, await answer.read()) == (200, b"meow")
         assert answer.headers["Cache-Control"] == "private, no-store"
     async with hiding["kept"].get(mxc("cat")) as answer:
@@ -350,6 +355,21 @@ async def test_hidden_media_is_for_admins(archive: Archive, hiding: dict[str, Re
         assert answer.headers["Cache-Control"] == "private, no-cache"
     async with hiding["reader"].get(mxc("cat"), If_None_Match=etag) as answer:
         assert answer.status == 304
+
+
+async def test_media_in_quarantine_is_for_admins(
+    archive: Archive, hiding: dict[str, Reader]
+) -> None:
+    """Whatever the policy of redactions: 404 for readers, and for admins who do not ask for it."""
+    await push(archive.pool, A)
+    await make_ready(archive, "cat", b"meow")
+    await archive.pool.execute("UPDATE media SET state = 'quarantined' WHERE media_id = 'cat'")
+    path = f"{MATRIX}/{mxc('cat').server_name}/cat"
+    assert await hiding["kept"].status(f"{path}?hidden=true") == 404
+    assert await hiding["admin"].status(path) == 404
+    async with hiding["admin"].ask(f"{path}?hidden=true") as answer:
+        assert (answer.status, await answer.read()) == (200, b"meow")
+        assert answer.headers["Cache-Control"] == "private, no-store"
 
 
 async def test_the_name_of_a_redacted_upload_is_hidden(

@@ -303,7 +303,8 @@ async def test_what_was_redacted_has_no_thumbnail_either(
         for _ in range(2):
             assert await errcode(plain, path) == (404, "M_NOT_FOUND")
             assert await errcode(plain, ours(mxc, "width=96")) == (404, "M_NOT_FOUND")
-            async with boss.ask(path) as answer:
+            assert await errcode(boss, path) == (404, "M_NOT_FOUND")
+            async with boss.ask(path + "&hidden=true") as answer:
                 assert answer.status == 200
                 assert answer.headers["Cache-Control"] == "private, no-store"
 

@@ -241,9 +241,9 @@ class Reader:
         """The answer to a GET, whatever it is."""
         return self._http.get(self.url + path, headers=self._headers)
 
-    async def download(self, mxc: str) -> bytes:
-        """The bytes as the Matrix face serves them."""
-        async with self.get(mxc) as response:
+    async def download(self, mxc: str, *, hidden: bool = False) -> bytes:
+        """The bytes as the Matrix face serves them; with `hidden` also those that it hides."""
+        async with self.get(f"{mxc}?hidden=true" if hidden else mxc) as response:
             assert response.status == 200, await response.text()
             assert response.headers["X-Cache"] == "HIT"
             return await response.read()

@@ -58,6 +58,7 @@ DEFAULTS: dict[str, Any] = {
     "serve.rate_burst": 500,
     "serve.failure_limit": 60,
     "serve.trusted_proxies": (),
+    "serve.processes": 1,
     "serve.keep_reads": timedelta(days=90),
     "bot.control_room": None,
     "bot.prefix": "!archive",
