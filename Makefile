@@ -21,7 +21,7 @@ export PIP_NO_INPUT := 1
 help:  ## what there is
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
 		while IFS='|' read -r name text; do printf '  make %-16s %s\n' "$$name" "$$text"; done
-	@echo '  PYTHON=python3.12 chooses the Python, ARCHIVER_CACHE the folder for Synapse and Swift.'
+	@echo '  PYTHON=python3.12 chooses the Python, ARCHIVER_CACHE the folder of the services.'
 
 python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -37,7 +37,7 @@ $(READY): pyproject.toml constraints/archiver.txt | python
 	$(BIN)/python -m pip install -c constraints/archiver.txt -e '.[test,dev]'
 	@touch $@
 
-services: $(READY)  ## Synapse and Swift for the tests, kept outside the checkout
+services: $(READY)  ## Synapse, Swift, nginx, Caddy, Chromium for the tests, outside the checkout
 	@$(BIN)/python tools/setup_services.py
 
 lint: $(READY)  ## what must hold before a commit: ruff, mypy, the import rules

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager as Context
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,7 +20,8 @@ from archiver.db.listen import Listener
 from archiver.db.migrate import bring_up_to_date
 from archiver.db.pool import Pool, open_pool
 from archiver.fetch.archive import Parts
-from archiver.fetch.download import MediaSource
+from archiver.fetch.building import configured as fetching
+from archiver.fetch.demand import Demand, open_demand
 from archiver.fetch.pacer import Pacer
 from archiver.fetch.worker import Worker
 from archiver.history.backfill import Backfiller
@@ -34,6 +36,7 @@ from archiver.keep.redactions import Redactor
 from archiver.matrix.bot import Bot
 from archiver.matrix.history import History
 from archiver.matrix.registration import Registration, load_registration
+from archiver.processes import children, door, is_child
 from archiver.serve.access import configured
 from archiver.serve.listening import listening
 from archiver.serve.server import Serving
@@ -41,12 +44,10 @@ from archiver.signals import Stopped, until_signalled
 from archiver.store.hybrid import HybridStore
 from archiver.store.opening import object_store, open_store
 from archiver.store.postgres import PostgresStore
-from archiver.store.spool import Spool
 from archiver.variants.background import Background
 from archiver.variants.maker import Maker, open_maker
 
-SMALL = 1024 * 1024  # bodies up to here never touch the spool's disk, whatever the inline limit
-MOST_CONNECTIONS = 50  # the embedded server takes 60, and other processes have their share
+MOST_CONNECTIONS = 50  # the embedded server takes 200, and other processes have their share
 DISK_THREADS = 16
 
 log = structlog.get_logger(__name__)
@@ -105,16 +106,18 @@ async def run(config: Config, parts: Collection[Part] = tuple(Part)) -> None:
     registration = load_registration(config.appservice.registration, config.homeserver.server_name)
     async with open_base(config) as base, AsyncExitStack() as servers:
         listener = Listener(base.dsn)
-        spool, helpers = config.storage.spool, config.thumbnails.helpers
-        opening = open_maker(base.pool, base.store, spool, helpers)
-        maker = await servers.enter_async_context(opening)
+        making = config.storage.spool, config.thumbnails.helpers
+        maker = await servers.enter_async_context(open_maker(base.pool, base.store, *making))
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(until_signalled())
                 group.create_task(open_store(base.store))
+                demand = None
                 if Part.SERVE in parts:
-                    app = _serving(base, listener, maker).application()
-                    await servers.enter_async_context(listening(app, config.serve.listen))
+                    demand = await servers.enter_async_context(_demand(base, registration))
+                    app = _serving(base, listener, maker, demand).application()
+                    await servers.enter_async_context(listening(app, *door(config)))
+                    group.create_task(children(config, base.dsn).run())
                 bot = Bot(base.session, config.homeserver.url, registration)
                 if Part.INTAKE in parts:
                     recovery = Recovery(base.pool, bot.try_ping)
@@ -125,7 +128,7 @@ async def run(config: Config, parts: Collection[Part] = tuple(Part)) -> None:
                     app = _intake(base, registration, recovery, activity).application()
                     await servers.enter_async_context(listening(app, config.appservice.listen))
                 if Part.WORKER in parts:
-                    start_workers(base, registration, listener, group, GENTLE)
+                    start_workers(base, registration, listener, group, GENTLE, demand)
                     _start_comparing(base, registration, bot, group)
                     _start_making(base, maker, group)
                 if Part.BOT in parts:
@@ -142,12 +145,13 @@ def start_workers(
     listener: Listener,
     group: asyncio.TaskGroup,
     speed: Speed = FAST,
+    demand: Demand | None = None,
 ) -> list[asyncio.Task[None]]:
     """What fetches media and reads old messages, until cancelled."""
     config, reader = base.config, history(base, registration)
     policy, lease = capture_policy(config), config.worker.lease
     parts: dict[str, Worker | Pacer | Backfiller | Redactor] = {
-        "media_pending": _worker(base, registration),
+        "media_pending": _worker(base, registration, demand),
         "media_paced": Pacer(base.pool, config.history.remote_rate),
         "backfill": Backfiller(base.pool, reader, policy, lease, speed),
         "redaction_due": Redactor(base.pool),
@@ -192,11 +196,14 @@ def _intake(
     return Intake(base.pool, registration.hs_token, registration.bot, policy, *told)
 
 
-def _serving(base: Base, listener: Listener, maker: Maker) -> Serving:
+def _serving(base: Base, listener: Listener, maker: Maker, demand: Demand | None) -> Serving:
     hides = base.config.capture.on_redaction != "keep"
     policy = capture_policy(base.config)
     access = configured(base.session, base.config.homeserver, base.config.serve)
-    return Serving(base.pool, base.store, listener, policy, access, maker, hides_redacted=hides)
+    return Serving(
+        base.pool, base.store, listener, policy, access, maker, counts=not is_child(),
+        hides_redacted=hides, hot_cache=base.config.serve.hot_cache, demand=demand,
+    )  # fmt: skip
 
 
 def capture_policy(config: Config) -> CapturePolicy:
@@ -206,27 +213,23 @@ def capture_policy(config: Config) -> CapturePolicy:
     return CapturePolicy(config.homeserver.server_name, only, excluded, remote_media)
 
 
-def _worker(base: Base, registration: Registration) -> Worker:
-    config, storage = base.config, base.config.storage
-    storage.spool.mkdir(parents=True, exist_ok=True)
-    downloads = config.worker.concurrency
-    parts = Parts(
-        base.pool,
-        MediaSource(
-            base.session, config.homeserver.url, registration.as_token, registration.bot, downloads
-        ),
-        Spool(storage.spool, max(storage.inline_limit, SMALL)),
-        base.store,
-        config.capture.max_size,
-        config.history.remote_rate,
-    )
-    return Worker(
-        parts,
-        # As many again may be on their way into the store, so that neither side waits.
-        concurrency=2 * downloads,
-        lease=config.worker.lease,
-        stop_within=config.worker.stop_within,
-    )
+def _fetching(base: Base, registration: Registration) -> Parts:
+    """For the worker, and for what is asked for: neither waits for the other's downloads."""
+    return fetching(base.config, registration, base.pool, base.session, base.store)
+
+
+def _worker(base: Base, registration: Registration, demand: Demand | None) -> Worker:
+    rules, parts = base.config.worker, _fetching(base, registration)
+    # As many again may be on their way into the store, so that neither side waits.
+    at_once = 2 * rules.concurrency
+    lease, stop_within = rules.lease, rules.stop_within
+    return Worker(parts, concurrency=at_once, lease=lease, stop_within=stop_within, demand=demand)
+
+
+def _demand(base: Base, registration: Registration) -> Context[Demand | None]:
+    if not base.config.serve.read_through:
+        return nullcontext()
+    return open_demand(_fetching(base, registration), base.config.worker.lease)
 
 
 @asynccontextmanager

@@ -18,7 +18,9 @@ ArchiverError                     errcode and status: how HTTP shows it (mapped 
 │   ├── BlobMissing               the store does not have the bytes that a row promises
 │   └── Excluded                  our policy says no (becomes state `excluded`)
 └── RequestError                  a reader asked for what we will not or cannot give
-    ├── InvalidParam · MissingParam · MissingToken · UnknownToken · Forbidden · NotFound
+    ├── InvalidParam · MissingParam · MissingToken · UnknownToken · NotFound
+    ├── Forbidden
+    │   └── NoReader              a good Matrix token of somebody who may not read
     ├── CannotRender · NotAnImage · RenderingBroke · TooLargeToRender    no thumbnail of this one
     ├── TryLater                  come back when it says
     │   └── LimitExceeded · CannotAsk
@@ -171,6 +173,10 @@ class Forbidden(RequestError):
 
     errcode = "M_FORBIDDEN"
     status = 403
+
+
+class NoReader(Forbidden):
+    """The homeserver knows whose token it is, and it is nobody who may read the archive."""
 
 
 class NotFound(RequestError):

@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram
+import os
+import struct
+import time
+from contextlib import suppress
+from typing import Final
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+# Of several processes that count together each tells what all of them counted; of what is looked
+# up at times, what was found last.
+SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+LAST: Final = "mostrecent"
+SUM: Final = "livesum"
+TRIES = 50
+PAUSE_SECONDS = 0.01
 
 PUSHES = Counter("archiver_pushes_total", "Transactions from the homeserver", ["outcome"])
 PUSH_SECONDS = Histogram(
@@ -27,7 +43,7 @@ ARCHIVE_SECONDS = Histogram(
 ARCHIVE_ERRORS = Counter(
     "archiver_archive_errors_total", "Tries that did not end with bytes", ["error"]
 )
-CLAIMED = Gauge("archiver_claimed", "Media this process holds a lease on")
+CLAIMED = Gauge("archiver_claimed", "Media this process holds a lease on", multiprocess_mode=SUM)
 
 HISTORY_EVENTS = Counter("archiver_history_events_total", "Events read from history", ["source"])
 GAP_EVENTS = Counter(
@@ -50,25 +66,76 @@ RENDER_SECONDS = Histogram(
 
 VARIANTS_KEPT = Counter("archiver_variants_kept_total", "Thumbnails and variants newly kept")
 
+SERVING = Gauge(
+    "archiver_serving_processes", "Processes that answer readers", multiprocess_mode=SUM
+)
 REQUESTS = Counter("archiver_requests_total", "Requests served", ["route", "status"])
 DAMAGED = Counter("archiver_damaged_total", "Reads that found bytes missing in a store")
 BYTES_SERVED = Counter("archiver_served_bytes_total", "Bytes of media served", ["place"])
+READ_THROUGH = Counter(
+    "archiver_read_through_total", "Requests of media that was not archived yet", ["outcome"]
+)
+HOT_HITS = Counter("archiver_hot_hits_total", "Requests answered from memory")
+HOT_MISSES = Counter("archiver_hot_misses_total", "Requests of media that were not in memory")
+HOT_EVICTIONS = Counter("archiver_hot_evictions_total", "Media in memory that made room")
+HOT_BYTES = Gauge("archiver_hot_bytes", "Memory taken by hot media", multiprocess_mode=SUM)
+HOT_ENTRIES = Gauge("archiver_hot_entries", "Media and pictures in memory", multiprocess_mode=SUM)
 
 # Counted from time to time, because whole tables are read for them.
-COVERED = Gauge("archiver_covered_references", "References by the state of their media", ["state"])
-ENCRYPTED = Gauge("archiver_encrypted_events", "Events that cannot be opened")
+COVERED = Gauge(
+    "archiver_covered_references",
+    "References by the state of their media",
+    ["state"],
+    multiprocess_mode=LAST,
+)
+ENCRYPTED = Gauge(
+    "archiver_encrypted_events", "Events that cannot be opened", multiprocess_mode=LAST
+)
 EMPTIED = Gauge(
     "archiver_emptied_events",
     "Events that came emptied by a redaction, by what became of the original",
     ["original"],
+    multiprocess_mode=LAST,
 )
-ROOMS = Gauge("archiver_rooms", "Rooms by what is known of their history", ["history"])
-ROOMS_OPEN = Gauge("archiver_rooms_with_open_gaps", "Rooms whose newest history may have gaps")
+ROOMS = Gauge(
+    "archiver_rooms",
+    "Rooms by what is known of their history",
+    ["history"],
+    multiprocess_mode=LAST,
+)
+ROOMS_OPEN = Gauge(
+    "archiver_rooms_with_open_gaps",
+    "Rooms whose newest history may have gaps",
+    multiprocess_mode=LAST,
+)
 PROCESSING = Gauge(
     "archiver_processing_blobs",
     "Blobs that wait for their thumbnails, or got none",
     ["processing"],
+    multiprocess_mode=LAST,
 )
 
-MEDIA = Gauge("archiver_media", "Media that wait or did not end well, by state", ["state"])
-OLDEST_DUE = Gauge("archiver_oldest_due_seconds", "How long the most overdue media has waited")
+MEDIA = Gauge(
+    "archiver_media",
+    "Media that wait or did not end well, by state",
+    ["state"],
+    multiprocess_mode=LAST,
+)
+OLDEST_DUE = Gauge(
+    "archiver_oldest_due_seconds",
+    "How long the most overdue media has waited",
+    multiprocess_mode=LAST,
+)
+
+
+def exposition() -> bytes:
+    """All of it as Prometheus reads it. Blocks where processes count together, in files."""
+    if SHARED_FOLDER not in os.environ:
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # has no types
+    for _ in range(TRIES):
+        with suppress(struct.error):  # a process that starts has made its file, still empty
+            return generate_latest(registry)
+        time.sleep(PAUSE_SECONDS)
+    return generate_latest(registry)

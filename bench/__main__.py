@@ -1,6 +1,6 @@
 """`make bench`: measures, shows, and writes bench/RESULTS.md.
 
-    make bench                        everything, in about twenty minutes
+    make bench                        everything, in about forty minutes
     make bench BENCH='intake serve'   some parts
 
 Give it a machine that does nothing else. What a part found is written when it is done.
@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from bench import archive, history, intake, machine, memory, report, serve
+from bench import archive, history, intake, machine, memory, report, rows, serve, slow
 from bench.figures import Section
 from bench.ground import Ground
 from tests.support.process import running
@@ -26,10 +26,12 @@ PARTS: dict[str, Callable[[Ground], Section]] = {
     "intake": intake.measure,
     "archive": archive.measure,
     "serve": serve.measure,
+    "slow": slow.measure,
+    "rows": rows.measure,
     "memory": memory.measure,
     "history": history.measure,
 }
-ORDER = ("Intake", "Archiving", "Serving", "Memory", "History")
+ORDER = ("Intake", "Archiving", "Serving", "Slow readers", "Many rows", "Memory", "History")
 
 
 def main(parts: list[str], results: Path) -> None:

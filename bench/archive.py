@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from bench.figures import Figures, Goal, Other, Row, Section, lower, number
@@ -158,6 +159,5 @@ def _row(
     return Row(
         f"{size.name} into {name}, {size.unit}",
         Figures(tuple(ours)),
-        [first, bare if first is own else own],
-        Goal(size.goal, of_ratio=True),
+        [replace(first, goal=Goal(size.goal)), bare if first is own else own],
     )

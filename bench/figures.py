@@ -31,45 +31,37 @@ class Figures:
 
 
 @dataclass(frozen=True)
-class Other:
-    """What a row is compared with."""
-
-    name: str
-    figures: Figures
-
-
-@dataclass(frozen=True)
 class Goal:
-    """A limit for the median: of the ratio where `of_ratio`, of the archive's figure elsewhere."""
+    """A limit for the median."""
 
     limit: float
     at_most: bool = False
-    of_ratio: bool = False
 
-    def met(self, row: Row) -> bool:
-        """True when the median keeps it."""
-        ratio = row.ratio if self.of_ratio else row.archive
-        assert ratio is not None, f"{row.what}: a ratio needs something to be compared with"
-        return ratio.median <= self.limit if self.at_most else ratio.median >= self.limit
+    def met(self, figures: Figures) -> bool:
+        """True when their median keeps it."""
+        return figures.median <= self.limit if self.at_most else figures.median >= self.limit
 
     def __str__(self) -> str:
-        sign = "≤" if self.at_most else "≥"
-        return f"{sign} {number(self.limit)}{' times' if self.of_ratio else ''}"
+        return f"{'≤' if self.at_most else '≥'} {number(self.limit)}"
+
+
+@dataclass(frozen=True)
+class Other:
+    """What a row is compared with. The goal is on the archive's figures over these."""
+
+    name: str
+    figures: Figures
+    goal: Goal | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table. The goal is on the first of `others`."""
+    """One line of a table. Its own goal is on the archive's figures as they are."""
 
     what: str
     archive: Figures
     others: Sequence[Other] = ()
     goal: Goal | None = None
-
-    @property
-    def ratio(self) -> Figures | None:
-        """The archive's figures over those of the first it is compared with."""
-        return self.archive.over(self.others[0].figures) if self.others else None
 
 
 @dataclass(frozen=True)

@@ -35,10 +35,10 @@ class Ground:
         self.stack = stack
         self.folder = reachable_folder()
         stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
-        postgres = PostgresProcess(self.folder / "postgres", durable=True)
-        postgres.start()
-        stack.callback(postgres.stop)
-        self._databases = PostgresServer(postgres.url)
+        self.postgres = PostgresProcess(self.folder / "postgres", durable=True)
+        self.postgres.start()
+        stack.callback(self.postgres.stop)
+        self._databases = PostgresServer(self.postgres.url)
 
     def database(self) -> str:
         """The URL of a new, empty database."""

@@ -20,18 +20,20 @@ from tests.support.process import Server
 
 IS_UP = "the archive is up"
 DEADLINE = 180
+HOT_CACHE = "64 MiB"  # the default of serve.hot_cache
 STATES = """
 SELECT json_object_agg(state, n)::text
 FROM (SELECT state, count(*) AS n FROM media GROUP BY state) AS s
 """
+UNPICTURED = "SELECT count(*) FROM blob WHERE processing = 'pending'"
 
 
 class Archive:
     """An archive's files and ports. Its database and store are chosen before each run."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, name: str = "archive") -> None:
         self.ground = ground
-        self.files = Archiver(ground.folder / "archive", server_name=SERVER_NAME)
+        self.files = Archiver(ground.folder / name, server_name=SERVER_NAME)
         self.files.init()
         self.registration: dict[str, Any] = yaml.safe_load(self.files.registration.read_text())
         self.database = ""
@@ -42,6 +44,7 @@ class Archive:
         homeserver_url: str,
         storage: Mapping[str, Any],
         history: Mapping[str, Any] | None = None,
+        serve: Mapping[str, Any] | None = None,
     ) -> None:
         """A fresh database, and the sections as in config.yaml."""
         if self.database:
@@ -51,16 +54,22 @@ class Archive:
             "database": {"url": self.database},
             "storage": storage,
             "history": history or {},
-            "serve": {"rate_limit": None},
+            "serve": {"rate_limit": None, "hot_cache": HOT_CACHE, **(serve or {})},
             "log": {"level": "info", "format": "json"},
         }
         self.files.configure(homeserver_url, settings)
+
+    def change(self, section: str, settings: Mapping[str, Any]) -> None:
+        """Some keys of config.yaml; the next run has them."""
+        values = yaml.safe_load(self.files.config.read_text("utf-8"))
+        values[section] |= settings
+        self.files.config.write_text(yaml.safe_dump(values), "utf-8")
 
     @contextmanager
     def running(self, *parts: str) -> Iterator[Server]:
         """`archiver run --only …`, from when it is up."""
         self._runs += 1
-        log = self.ground.folder / f"archiver-{self._runs}.log"
+        log = self.files.folder / f"run-{self._runs}.log"
         command = [*ARCHIVER, "run", "--only", ",".join(parts), "-c", str(self.files.config)]
         server = Server("archiver", command, log, ready=lambda: IS_UP in log.read_text())
         server.start()
@@ -88,6 +97,13 @@ class Archive:
         deadline = time.monotonic() + DEADLINE
         while (states := json.loads(self.sql(STATES) or "{}")) != {"ready": count}:
             assert time.monotonic() < deadline, f"{count} media are not ready: {states}"
+            time.sleep(0.2)
+
+    def until_pictured(self) -> None:
+        """Waits until the thumbnails that are made ahead of readers are there."""
+        deadline = time.monotonic() + DEADLINE
+        while waiting := self.sql(UNPICTURED):
+            assert time.monotonic() < deadline, f"{waiting} media still have no thumbnails"
             time.sleep(0.2)
 
     def sql(self, statement: str) -> Any:

@@ -34,8 +34,7 @@ def versions() -> str:
     found += [f"{name} {version(name)}" for name in LIBRARIES]
     found.append(_first_number("PostgreSQL", str(postgres_binaries() / "postgres"), "--version"))
     found += [_service(name, package) for name, package in SERVICES.items()]
-    if program := nginx.find():
-        found.append(_first_number("nginx", program, "-v"))
+    found.append(_first_number("nginx", nginx.find(), "-v"))
     if program := shutil.which("wrk"):
         found.append(_first_number("wrk", program, "-v"))
     return ", ".join(found)

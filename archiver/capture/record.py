@@ -16,13 +16,12 @@ import structlog
 from archiver import metrics
 from archiver.capture.policy import REMOTE_EXCLUDED, ROOM_EXCLUDED, CapturePolicy
 from archiver.capture.rows import EventRow, Kept, bare, storable_json
-from archiver.catalogue.lexemes import lexemes
+from archiver.catalogue.lexemes import said_by
 from archiver.model import Mxc, Source
 
 if TYPE_CHECKING:
     from archiver.db.pool import Connection
 
-_FOUND_BY = (1_000, 2_000)  # characters of a file name, and of a caption
 PACED = "history.remote_rate: it waits for its turn"
 
 # `due_at` starts at the event's own time, never later than now: of what is due the queue takes
@@ -232,25 +231,15 @@ def _reference_rows(kept: Sequence[Kept]) -> list[tuple[Any, ...]]:
     rows = [
         (
             found.row.event_id,
-            *mxc,
-            role,
-            item,
-            filename,
-            caption,
-            *declared,
-            storable_json(encryption) if encryption else None,
-            _words(filename, caption),
+            *named.mxc,
+            *named[1:7],  # up to the encryption
+            storable_json(named.encryption) if named.encryption else None,
+            said_by(named.filename, named.caption),
         )
         for found in kept
-        for mxc, role, item, filename, caption, *declared, encryption in found.references
+        for named in found.references
     ]
     return sorted(rows, key=itemgetter(slice(4)))
-
-
-def _words(filename: str | None, caption: str | None) -> str | None:
-    """What a reference is found by. Cut: no list is worth a book in a caption."""
-    text = f"{(filename or '')[: _FOUND_BY[0]]} {(caption or '')[: _FOUND_BY[1]]}"
-    return " ".join(lexemes(text)) or None
 
 
 def _columns(width: int, rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:

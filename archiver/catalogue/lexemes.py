@@ -7,6 +7,7 @@ import unicodedata
 
 # Punctuation parts words, the underscore too, lest IMG_1.holiday.jpg be one.
 _WORD = re.compile(r"[^\W_]+")
+FILENAME_MAX, CAPTION_MAX = 1_000, 2_000  # characters of each that count
 _WORD_MAX = 64  # characters: PostgreSQL refuses lexemes of 2 KiB, and no sender may stop an insert
 
 
@@ -18,6 +19,12 @@ def lexemes(text: str) -> set[str]:
     """
     plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
     return {word[:_WORD_MAX] for word in _WORD.findall(plain.casefold())}
+
+
+def said_by(filename: str | None, caption: str | None) -> str | None:
+    """What a reference is found by, parted by spaces; nobody looks for the end of a long text."""
+    text = f"{(filename or '')[:FILENAME_MAX]} {(caption or '')[:CAPTION_MAX]}"
+    return " ".join(lexemes(text)) or None
 
 
 def query(text: str) -> str | None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 # may have any number of them, none with a name: a hundred must do.
 LOOK = """
 SELECT m.state, m.reason, m.declared_type, b.sha256, b.size, b.place, b.mimetype,
-       false AS redacted,
+       false AS redacted, m.redacted_at IS NULL AS live,
        CASE WHEN $3 THEN coalesce(
            (SELECT r.filename FROM
                (SELECT filename FROM reference AS r
@@ -29,11 +29,11 @@ WHERE m.server_name = $1 AND m.media_id = $2
 # hints at it, and for a reader ($4) the name from no redacted event. A statement of its own,
 # because plans are paid for in each part, used or not.
 LOOK_WARILY = LOOK.replace(
-    "false AS redacted",
+    "false AS redacted,",
     """CASE WHEN m.redacted_at IS NULL THEN false ELSE NOT EXISTS
            (SELECT FROM reference AS r JOIN event AS e USING (event_id)
             WHERE r.server_name = $1 AND r.media_id = $2 AND e.redacted_by IS NULL) END
-           AS redacted""",
+           AS redacted,""",
 ).replace(
     "LIMIT 100",
     """AND (NOT $4 OR EXISTS
@@ -51,6 +51,9 @@ def _with_data(look: str) -> str:
         " AND b.size <= 1048576 AND m.state = 'ready'\nWHERE m.server_name",
     )
 
+
+# Told by triggers of each media that was ready: server name, a slash, media id.
+CHANGED = "media_changed"
 
 READ, READ_WARILY = _with_data(LOOK), _with_data(LOOK_WARILY)
 DESCRIBE = """
@@ -89,14 +92,15 @@ ORDER BY e.origin_server_ts DESC NULLS LAST, r.event_id, r.role LIMIT $3
 
 
 class Media(NamedTuple):
-    """What a download needs to know. `redacted`: every event that names it was. `data`: the bytes
-    of a small inline blob, if asked for."""
+    """What a download needs to know. `redacted`: every event that names it was. `live`: no
+    redaction ever did that. `data`: the bytes of a small inline blob, if asked for."""
 
     state: State
     reason: str | None
     declared_type: str | None
     blob: Blob | None
     redacted: bool
+    live: bool
     filename: str | None
     data: bytes | None
 

@@ -38,6 +38,23 @@ RETURNING m.server_name, m.media_id, m.attempts, m.created_at, m.charged,
            HAVING count(*) < 100) AS hashes
 """
 CLAIM_OLDEST = CLAIM_NEWEST.replace("due_at DESC", "due_at ASC")
+# Also before it is due, but not while somebody holds a lease. What waits for the budget of old
+# media waits no more, and is charged for when it has come.
+CLAIM_THIS = CLAIM_NEWEST.replace(
+    """state = 'pending' AND due_at <= now()
+    ORDER BY due_at DESC LIMIT $1 FOR UPDATE SKIP LOCKED""",
+    """server_name = $1 AND media_id = $3 AND state = 'pending'
+      AND (due_at <= now() OR unfinished = 0)
+    FOR UPDATE""",
+).replace(
+    "SET attempts",
+    """SET paced_at = NULL, charged = CASE WHEN m.paced_at IS NULL THEN m.charged ELSE 0 END,
+    attempts""",
+)
+STANDING = """
+SELECT state, state = 'pending' AND unfinished > 0 AND due_at > now() AS leased
+FROM media WHERE server_name = $1 AND media_id = $2
+"""
 
 RENEW = """
 UPDATE media AS m SET due_at = greatest(m.due_at, now() + $4::interval)
@@ -128,16 +145,26 @@ async def claim(
 ) -> list[Job]:
     """Takes up to `limit` due media for `lease`; nobody else gets them until then."""
     statement = CLAIM_OLDEST if oldest_first else CLAIM_NEWEST
-    return [
-        Job(
-            Mxc(row["server_name"], row["media_id"]),
-            row["attempts"],
-            row["created_at"],
-            tuple(row["hashes"] or ()),
-            row["charged"],
-        )
-        for row in await conn.fetch(statement, limit, lease)
-    ]
+    return [_job(row) for row in await conn.fetch(statement, limit, lease)]
+
+
+async def claim_this(conn: Connection, mxc: Mxc, lease: timedelta) -> Job | None:
+    """Takes this media for `lease`, due or not; None where it is leased, or not pending."""
+    row = await conn.fetchrow(CLAIM_THIS, mxc.server_name, lease, mxc.media_id)
+    return None if row is None else _job(row)
+
+
+class Standing(NamedTuple):
+    """A media's state, and whether somebody has it under way."""
+
+    state: str
+    leased: bool
+
+
+async def standing(conn: Connection, mxc: Mxc) -> Standing | None:
+    """How a media stands; None where nobody ever named it."""
+    row = await conn.fetchrow(STANDING, *mxc)
+    return None if row is None else Standing(*row)
 
 
 async def renew(conn: Connection, jobs: Iterable[Job], lease: timedelta) -> set[Mxc]:
@@ -199,6 +226,16 @@ async def is_known(conn: Connection, sha256: bytes) -> bool:
 async def counts(conn: Connection) -> list[Row]:
     """Media that are not ready, by state, and the seconds the most overdue has waited."""
     return await conn.fetch(COUNTS)
+
+
+def _job(row: Row) -> Job:
+    return Job(
+        Mxc(row["server_name"], row["media_id"]),
+        row["attempts"],
+        row["created_at"],
+        tuple(row["hashes"] or ()),
+        row["charged"],
+    )
 
 
 def _claims(jobs: Iterable[Job]) -> tuple[list[str], list[str], list[int]]:

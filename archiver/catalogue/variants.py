@@ -131,6 +131,7 @@ class View(NamedTuple):
     reason: str | None
     blob: Blob | None
     redacted: bool
+    live: bool
     processing: str | None
     refused: str | None
     made: Blob | None
@@ -158,10 +159,11 @@ async def look(
         row = await conn.fetchrow(VIEW_WARILY, *mxc, False, hides, still, moving, with_data)
     if row is None:
         return None
-    state, reason, _, *source, redacted, _, processing, refused = tuple(row)[:11]
-    *made, data = tuple(row)[11:]
+    state, reason, _, *source, redacted, live, _, processing, refused = tuple(row)[:12]
+    *made, data = tuple(row)[12:]
+    hidden = redacted, live
     return View(
-        State(state), reason, _blob(*source), redacted, processing, refused, _blob(*made), data
+        State(state), reason, _blob(*source), *hidden, processing, refused, _blob(*made), data
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import click
 
 from archiver import __version__
@@ -18,6 +20,7 @@ from archiver.cli.token import token
 from archiver.config import Config
 from archiver.db.migrate import migrate
 from archiver.db.pool import open_pool
+from archiver.processes import counting_together
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,7 +49,10 @@ class _Parts(click.ParamType[tuple[Part, ...]]):
 @with_config
 async def run_command(config: Config, only: tuple[Part, ...] | None) -> None:
     """Run the archive until Ctrl-C or SIGTERM."""
-    await run(config, only or tuple(Part))
+    parts = only or tuple(Part)
+    several = Part.SERVE in parts and config.serve.processes > 1
+    with counting_together(config) if several else nullcontext():
+        await run(config, parts)
 
 
 @main.command("migrate")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from dataclasses import dataclass
+from typing import Protocol
 
 from archiver.catalogue import budget, garbage
 from archiver.catalogue.queue import Completed, Job, Said, complete, is_known
@@ -38,7 +39,17 @@ class Archived:
     completed: Completed
 
 
-async def archive_one(job: Job, parts: Parts) -> Archived:
+class Onlooker(Protocol):
+    """Somebody who watches a body come. The body is closed when `archive_one` ends."""
+
+    def begins(self, download: Download, body: SpooledBody) -> None:
+        """The homeserver answered, and the body will grow from now on."""
+
+    def came(self, chunk: bytes) -> None:
+        """These bytes are in the body now."""
+
+
+async def archive_one(job: Job, parts: Parts, onlooker: Onlooker | None = None) -> Archived:
     """Downloads, checks, inspects, stores, and commits. Raises the errors of errors.py.
 
     The blob is durable before any row says so; the rows and the end of the job are one commit.
@@ -49,7 +60,7 @@ async def archive_one(job: Job, parts: Parts) -> Archived:
     ):
         _limit(download.announced_size, parts.max_size)
         await parts.store.expect(download.announced_size)
-        await _receive(download, body, parts.max_size)
+        await _receive(download, body, parts.max_size, onlooker)
         _check(job, download, body)
         facts = await inspect(body)
         blob = Blob(body.sha256, body.size, parts.store.place_for(body.size), facts)
@@ -61,10 +72,16 @@ async def archive_one(job: Job, parts: Parts) -> Archived:
         return Archived(blob, completed)
 
 
-async def _receive(download: Download, body: SpooledBody, max_size: int | None) -> None:
+async def _receive(
+    download: Download, body: SpooledBody, max_size: int | None, onlooker: Onlooker | None
+) -> None:
+    if onlooker:
+        onlooker.begins(download, body)
     async for chunk in download.chunks():
         await body.write(chunk)
         _limit(body.size, max_size)
+        if onlooker:
+            onlooker.came(chunk)
     await body.finish()
 
 

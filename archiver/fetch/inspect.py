@@ -40,14 +40,19 @@ _COMMON_NAME = {
 
 async def inspect(body: Body) -> Facts:
     """The facts of a body that has arrived. Whatever cannot be told stays None."""
-    prefix = body.read_at(0, MAGIC_LENGTH)
-    kind = filetype.guess_mime(prefix)
+    kind = filetype.guess_mime(body.read_at(0, MAGIC_LENGTH))
     if kind in _MEASURED_IMAGES:
         return Facts(kind, *_pixels(body, kind))
     if kind in _TIMED:
         duration = await in_thread(None, _duration_ms, body, kind)
         return Facts(_COMMON_NAME.get(kind, kind), duration_ms=duration)
     return Facts(kind)
+
+
+def kind_of(beginning: bytes) -> str | None:
+    """The media type that the first bytes of a body tell, as `inspect` will."""
+    kind = filetype.guess_mime(beginning[:MAGIC_LENGTH])
+    return _COMMON_NAME.get(kind, kind) if kind else None
 
 
 class _Window(BodyReader):

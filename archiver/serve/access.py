@@ -24,6 +24,7 @@ class Access:
     public_url: str = "http://localhost:29341"
     signed_for_at_most: timedelta = timedelta(days=7)
     keep_reads: timedelta | None = timedelta(days=90)
+    redirects: bool = False
 
 
 def configured(session: aiohttp.ClientSession, homeserver: Homeserver, serve: Serve) -> Access:
@@ -39,4 +40,5 @@ def configured(session: aiohttp.ClientSession, homeserver: Homeserver, serve: Se
         serve.public_url,
         serve.signed_for_at_most,
         serve.keep_reads,
+        serve.redirect_objects,
     )

@@ -13,8 +13,8 @@ from archiver.catalogue.stats import statistics
 from archiver.db.pool import Pool
 from archiver.model import Scope
 from archiver.serve.answers import redaction, reply
+from archiver.serve.asking import asked_for, redacted, unknown
 from archiver.serve.auth import SCOPE
-from archiver.serve.content import asked_for, redacted, unknown
 from archiver.serve.database import connection
 
 if TYPE_CHECKING:

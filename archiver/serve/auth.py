@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler
 
 from archiver.catalogue import tokens
 from archiver.db.pool import Pool
-from archiver.errors import Forbidden, MissingToken, UnknownToken
+from archiver.errors import Forbidden, MissingToken, NoReader, UnknownToken
 from archiver.model import Scope
 from archiver.serve.headers import PREFLIGHT
 from archiver.serve.limits import Limits
@@ -66,6 +66,8 @@ class Authenticator:
         if request.path != OPEN and request.match_info.http_exception is None:
             try:
                 reader = await self._reader(request)
+            except NoReader:  # behind a proxy, each user of the homeserver who misses a picture
+                raise
             except (MissingToken, UnknownToken, Forbidden) as error:
                 self._limits.failed(request)
                 address = self._limits.address(request)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
 
 from archiver import metrics
-from archiver.catalogue.media import Media, look
-from archiver.catalogue.variants import View
+from archiver.catalogue.media import look
 from archiver.db.pool import Pool
-from archiver.errors import BlobMissing, InvalidParam, NotFound, StoreUnavailable, Waiting
-from archiver.model import Blob, Mxc, Scope, State
-from archiver.serve.auth import SCOPE
+from archiver.errors import BlobMissing, StoreUnavailable
+from archiver.model import Blob, Mxc, State
+from archiver.serve.asking import Found, asked_for, ready, redacted, sees_hidden
 from archiver.serve.conditional import Span, is_known, wanted
 from archiver.serve.database import connection
 from archiver.serve.errors import report
 from archiver.serve.headers import media_headers, shown_as
+from archiver.serve.hot import Entry, Hot
 from archiver.serve.readers import given
-from archiver.serve.sending import send_chunks, send_file
+from archiver.serve.redirect import redirected
+from archiver.serve.sending import break_off, from_memory, say_range, send_chunks, send_file
+from archiver.serve.through import MISSED, Answering, Through
 from archiver.serve.usage import Usage
 from archiver.store.hybrid import HybridStore
 
@@ -34,11 +36,8 @@ if TYPE_CHECKING:
 # each time, and is mostly told (304) that nothing changed.
 ASK_EACH_TIME = "private, no-cache"
 NOBODY_KEEPS = "private, no-store"
-ADMINS_ASK = "a token with scope admin sees it with ?hidden=true"
 
-QUARANTINED = State.QUARANTINED
-
-Found = TypeVar("Found", Media, View)
+Ask = Callable[["Connection", bool | None], Awaitable[Found | None]]
 
 log = structlog.get_logger(__name__)
 
@@ -47,15 +46,28 @@ class Content:
     """Answers with bytes. Those of a small blob come with the one question to the database.
 
     `hides_redacted`: what was redacted is for admins alone, who have to ask for it.
+    `redirects`: what rests in a bucket is to be fetched there. `through`: fetches what is not
+    archived yet.
     """
 
     def __init__(
-        self, pool: Pool, store: HybridStore, usage: Usage, *, hides_redacted: bool = False
+        self,
+        pool: Pool,
+        store: HybridStore,
+        usage: Usage,
+        hot: Hot,
+        *,
+        hides_redacted: bool = False,
+        redirects: bool = False,
+        through: Through | None = None,
     ) -> None:
+        self.hot = hot
         self._pool = pool
         self._store = store
         self._usage = usage
         self._hides_redacted = hides_redacted
+        self._redirects = redirects
+        self._through = through
 
     async def get(self, request: web.Request) -> web.StreamResponse:
         """GET or HEAD of a media by `server` and `id`, maybe under another `/name`."""
@@ -68,14 +80,23 @@ class Content:
 
         `changes`: the address may stand for another media tomorrow, so nobody may rely on it.
         """
-        whole = _is_plain(request) and request.method == "GET"
-        media, blob = await self.find(
+        kept = None if sees_hidden(request) else self.hot.get(mxc, name)
+        if kept is not None:
+            return await self.give(request, mxc, *kept, hidden=False, changes=changes)
+        whole, before = _is_plain(request) and request.method == "GET", self.hot.changes
+        media, arriving = await self._look(
             request,
             mxc,
             lambda conn, hides: look(conn, mxc, with_name=not name, with_data=whole, hides=hides),
+            streams=whole or _is_from_the_start(request),
         )
+        if media and arriving:
+            return await arriving(name or media.filename)
+        media, blob = ready(mxc, media, unhides=sees_hidden(request))
         shown = shown_as(media.declared_type, blob.facts.mimetype)
         headers = media_headers(etag_of(blob), shown, name or media.filename)
+        if media.data is not None and self.is_for_all(request, media):
+            self.hot.put(before, Entry(blob, media.data, headers), mxc, name)
         return await self.give(
             request, mxc, blob, media.data, headers, hidden=self.is_hidden(media), changes=changes
         )
@@ -84,23 +105,42 @@ class Content:
         self,
         request: web.Request,
         mxc: Mxc,
-        ask: Callable[[Connection, bool | None], Awaitable[Found | None]],
+        ask: Ask[Found],
     ) -> tuple[Found, Blob]:
         """What the catalogue says of a media that is ready. Here it is decided who sees what.
 
-        `ask` gets `hides`, as `catalogue.media.look` has it. Raises NotFound, Waiting and
-        DatabaseUnavailable.
+        `ask` gets `hides`, as `catalogue.media.look` has it. Raises NotFound, Waiting,
+        DatabaseUnavailable, and what `Through.wait` does.
         """
+        found, _ = await self._look(request, mxc, ask, streams=False)
+        return ready(mxc, found, unhides=sees_hidden(request))
+
+    async def _look(
+        self, request: web.Request, mxc: Mxc, ask: Ask[Found], *, streams: bool
+    ) -> tuple[Found | None, Answering | None]:
+        found = await self._visible(request, mxc, ask)
+        if self._through is None or found is None or found.state is not State.PENDING:
+            return found, None
+        if arriving := await self._through.wait(request, mxc, streams=streams):
+            return found, arriving
+        return await self._visible(request, mxc, ask), None
+
+    async def _visible(self, request: web.Request, mxc: Mxc, ask: Ask[Found]) -> Found | None:
         unhides = sees_hidden(request)
         async with connection(self._pool) as conn:
             found = await ask(conn, not unhides if self._hides_redacted else None)
         if found and found.redacted and self._hides_redacted and not unhides:
             raise redacted(mxc)
-        return _ready(mxc, found, unhides=unhides)
+        return found
+
+    def is_for_all(self, request: web.Request, found: Found) -> bool:
+        """Whether everybody gets the same answer as this reader, until a change is told."""
+        steady = found.live or not self._hides_redacted
+        return steady and found.state is State.READY and not sees_hidden(request)
 
     def is_hidden(self, found: Found) -> bool:
         """Whether it is only for those who ask for what is hidden."""
-        return found.state is QUARANTINED or (self._hides_redacted and found.redacted)
+        return found.state is State.QUARANTINED or (self._hides_redacted and found.redacted)
 
     async def give(
         self,
@@ -115,7 +155,9 @@ class Content:
     ) -> web.StreamResponse:
         """Answers with `blob`, which is the media's own or a variant's: with `data` if that is
         all of it in memory, else from where it rests."""
-        plain = _is_plain(request)
+        plain, headers = _is_plain(request), headers.copy()
+        if MISSED in request:
+            headers["X-Cache"] = "MISS"
         if self._hides_redacted or changes:
             headers["Cache-Control"] = ASK_EACH_TIME
         if hidden:
@@ -130,7 +172,9 @@ class Content:
         if span is None or span.start == 0:  # a player asks for many parts of what it plays once
             self._usage.media_read(mxc)
         if data is not None:
-            return _from_memory(headers, blob, data, span)
+            return from_memory(headers, blob, data, span)
+        if self._redirects and (away := await redirected(self._store, blob, headers, hidden)):
+            return away
         return await self._stream(request, headers, blob, span)
 
     async def _stream(
@@ -138,7 +182,7 @@ class Content:
     ) -> web.StreamResponse:
         start, stop = span or Span(0, blob.size)
         headers["Content-Length"] = str(stop - start)
-        _say_range(headers, blob, span)
+        say_range(headers, blob, span)
         response = web.StreamResponse(status=206 if span else 200, headers=headers)
         complete = False
         try:
@@ -153,7 +197,7 @@ class Content:
             report(request, error)
         finally:
             if response.prepared and not complete:
-                _break_off(request)
+                break_off(request)
         return response
 
     async def _send(
@@ -167,70 +211,19 @@ class Content:
             await send_chunks(request, response, chunks, span.stop - span.start)
 
 
-def asked_for(request: web.Request) -> Mxc:
-    """The media that the path names. Raises InvalidParam."""
-    mxc = Mxc.checked(request.match_info["server"], request.match_info["id"])
-    if mxc is None:
-        raise InvalidParam("the path names no media: it holds a server name and a media id")
-    return mxc
-
-
-def sees_hidden(request: web.Request) -> bool:
-    """True for an administrator who says that it is on purpose: no list of pictures shows by
-    accident what was hidden for a reason."""
-    return request[SCOPE] is Scope.ADMIN and request.query.get("hidden") == "true"
-
-
-def unknown(mxc: Mxc) -> NotFound:
-    """No event that the archive has seen names this media."""
-    return NotFound(f"{mxc} is not in the archive")
-
-
-def redacted(mxc: Mxc) -> NotFound:
-    """Every event that names it was redacted, and the reader is no admin who asks for such."""
-    return NotFound(f"{mxc} was redacted: {ADMINS_ASK}")
-
-
 def etag_of(blob: Blob) -> str:
     """The strong entity tag of these bytes."""
     return f'"{blob.sha256.hex()}"'
 
 
+def _is_from_the_start(request: web.Request) -> bool:
+    """What a browser asks of a video first. It may be given the whole (RFC 9110, section 14.2)."""
+    conditional = "If-Range" in request.headers or "If-None-Match" in request.headers
+    return (
+        request.method == "GET" and request.headers.get("Range") == "bytes=0-" and not conditional
+    )
+
+
 def _is_plain(request: web.Request) -> bool:
     """Neither a part is wanted, nor is something known already."""
     return "Range" not in request.headers and "If-None-Match" not in request.headers
-
-
-def _ready(mxc: Mxc, media: Found | None, *, unhides: bool) -> tuple[Found, Blob]:
-    if media is None:
-        raise unknown(mxc)
-    if media.blob and media.state is QUARANTINED and not unhides:
-        raise NotFound(f"{mxc} is in quarantine: {ADMINS_ASK}")
-    if media.blob and media.state in (State.READY, QUARANTINED):
-        return media, media.blob
-    reason = f": {media.reason}" if media.reason else ""
-    if media.state is State.PENDING:
-        raise Waiting(f"{mxc} is not archived yet, and still being tried{reason}")
-    raise NotFound(f"{mxc} is not to be had ({media.state}){reason}")
-
-
-def _from_memory(
-    headers: CIMultiDict[str], blob: Blob, data: bytes, span: Span | None
-) -> web.Response:
-    if len(data) != blob.size:
-        raise BlobMissing(f"blob {blob.sha256.hex()} has {len(data)} bytes, not {blob.size}")
-    body = data[span.start : span.stop] if span else data
-    _say_range(headers, blob, span)
-    metrics.BYTES_SERVED.labels(blob.place).inc(len(body))
-    return web.Response(status=206 if span else 200, body=body, headers=headers)
-
-
-def _say_range(headers: CIMultiDict[str], blob: Blob, span: Span | None) -> None:
-    if span:
-        headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{blob.size}"
-
-
-def _break_off(request: web.Request) -> None:
-    """The headers promised more than will come: only a broken connection can tell."""
-    if request.transport is not None:
-        request.transport.abort()

@@ -7,7 +7,7 @@ import time
 
 import structlog
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from archiver import metrics
 from archiver.catalogue import queue
@@ -35,6 +35,7 @@ class Health:
         self._away: dict[str, str] = {}
         self._until = 0.0
         self._asking = asyncio.Lock()
+        metrics.SERVING.set(1)
 
     async def alive(self, _request: web.Request) -> web.Response:
         """200 while this process can answer at all."""
@@ -59,7 +60,7 @@ class Health:
         except DatabaseUnavailable as error:
             log.warning("the queue was not counted", reason=str(error))
         headers = {**PRIVATE, "Content-Type": CONTENT_TYPE_LATEST}
-        return web.Response(body=generate_latest(), headers=headers)
+        return web.Response(body=await asyncio.to_thread(metrics.exposition), headers=headers)
 
     async def _count(self) -> None:
         async with connection(self._pool) as conn:

@@ -21,8 +21,8 @@ import structlog
 from archiver.catalogue.tokens import hash_of
 from archiver.errors import (
     CannotAsk,
-    Forbidden,
     LimitExceeded,
+    NoReader,
     RateLimited,
     UnknownToken,
 )
@@ -51,7 +51,7 @@ _USER_ID = re.compile(r"@[^:\x00-\x20\x7f\ud800-\udfff]{0,255}:[!-~]{1,255}")
 class Refused(NamedTuple):
     """The homeserver answered, and the archive does not let this token in."""
 
-    error: UnknownToken | Forbidden
+    error: UnknownToken | NoReader
 
 
 class MatrixTokens:
@@ -88,7 +88,7 @@ class MatrixTokens:
     async def reader(self, token: str) -> Reader:
         """Whose token it is, and what it may do here.
 
-        Raises UnknownToken; Forbidden for a good token of the wrong person; CannotAsk, and
+        Raises UnknownToken; NoReader for a good token of the wrong person; CannotAsk, and
         LimitExceeded when the homeserver says so.
         """
         if not _TOKEN.fullmatch(token):
@@ -197,7 +197,7 @@ def _is_user_id(user_id: object) -> TypeGuard[str]:
 
 
 def _no(sentence: str) -> Refused:
-    return Refused(Forbidden(sentence))
+    return Refused(NoReader(sentence))
 
 
 def _odd(said: Refusal) -> CannotAsk:

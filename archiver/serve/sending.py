@@ -5,16 +5,49 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from aiohttp import web
 
+from archiver import metrics
 from archiver.errors import BlobMissing, StoreUnavailable
+from archiver.model import Blob, Place
+from archiver.serve.conditional import Span
 from archiver.store.base import MIB
 from archiver.store.spool import in_thread
 
+if TYPE_CHECKING:
+    from multidict import CIMultiDict
+
 PIECE = MIB  # what the kernel is asked to send at a time
 STALL_SECONDS = 60.0  # a reader that takes nothing for so long is gone
+
+_SERVED = {place: metrics.BYTES_SERVED.labels(place) for place in Place}
+
+
+def from_memory(
+    headers: CIMultiDict[str], blob: Blob, data: bytes, span: Span | None
+) -> web.Response:
+    """The answer with `data`, which is all of the blob, or with a part. Raises BlobMissing where
+    bytes lack."""
+    if len(data) != blob.size:
+        raise BlobMissing(f"blob {blob.sha256.hex()} has {len(data)} bytes, not {blob.size}")
+    body = data[span.start : span.stop] if span else data
+    say_range(headers, blob, span)
+    _SERVED[blob.place].inc(len(body))
+    return web.Response(status=206 if span else 200, body=body, headers=headers)
+
+
+def say_range(headers: CIMultiDict[str], blob: Blob, span: Span | None) -> None:
+    """Which part of the blob it is, if it is one."""
+    if span:
+        headers["Content-Range"] = f"bytes {span.start}-{span.stop - 1}/{blob.size}"
+
+
+def break_off(request: web.Request) -> None:
+    """The headers promised more than will come: only a broken connection can tell."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 async def send_chunks(

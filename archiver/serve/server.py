@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 
 from aiohttp import web
 
 from archiver.capture.policy import CapturePolicy
-from archiver.catalogue import signing_keys, tokens
+from archiver.catalogue import media, signing_keys, tokens
 from archiver.db.listen import Listener
 from archiver.db.pool import Pool
-from archiver.serve import openapi
+from archiver.serve import media_config, openapi
 from archiver.serve.access import Access
 from archiver.serve.api import Api
 from archiver.serve.auth import OPEN, Authenticator
@@ -20,6 +21,7 @@ from archiver.serve.errors import answer_errors
 from archiver.serve.events import Events
 from archiver.serve.figures import Figures
 from archiver.serve.health import Health
+from archiver.serve.hot import Hot
 from archiver.serve.listing import Listing
 from archiver.serve.people import People
 from archiver.serve.polls import Polls
@@ -28,6 +30,7 @@ from archiver.serve.reads import ReadsApi
 from archiver.serve.rooms import Rooms
 from archiver.serve.sign import Sign
 from archiver.serve.signed_urls import SignedUrls
+from archiver.serve.through import Demand, Through
 from archiver.serve.thumbnails import Thumbnails
 from archiver.serve.usage import Usage
 from archiver.store.hybrid import HybridStore
@@ -52,11 +55,16 @@ class Serving:
         maker: Maker,
         *,
         hides_redacted: bool = False,
+        hot_cache: int = 0,
+        demand: Demand | None = None,
+        counts: bool = True,
     ) -> None:
         """`listener` is told here what to listen to, so it must not run yet.
 
         `policy` tells which rooms are left out, `access` who may read. `maker` makes pictures.
-        `hides_redacted`: the words of what was redacted are for administrators.
+        `hides_redacted`: the words of what was redacted are for administrators. `hot_cache`: the
+        bytes of memory for small media. `demand` fetches what is not archived yet.
+        `counts`: the whole tables for the metrics, too, which one of several processes does.
         """
         self._usage = Usage(pool)
         self._readings = Readings(pool, access.keep_reads)
@@ -69,7 +77,14 @@ class Serving:
         )
         listener.on(tokens.CHANGED, self._authenticator.forget)
         listener.on(signing_keys.CHANGED, signed_urls.forget)
-        self._content = Content(pool, store, self._usage, hides_redacted=hides_redacted)
+        hot = Hot(hot_cache, lambda: listener.connected)
+        listener.on_payload(media.CHANGED, hot.changed)
+        redirects = access.redirects
+        through = Through(demand, self._usage) if demand else None
+        self._content = Content(
+            pool, store, self._usage, hot,
+            hides_redacted=hides_redacted, redirects=redirects, through=through,
+        )  # fmt: skip
         self._thumbnails = Thumbnails(self._content, maker)
         self._api = Api(pool, hides_redacted=hides_redacted)
         self._listing = Listing(pool, hides_redacted=hides_redacted)
@@ -77,7 +92,7 @@ class Serving:
         self._rooms = Rooms(pool, self._content, policy, hides_redacted=hides_redacted)
         self._people = People(pool, self._content, hides_redacted=hides_redacted)
         self._events = Events(pool, hides_redacted=hides_redacted)
-        self._figures = Figures(pool)
+        self._figures = Figures(pool) if counts else None
         self._health = Health(pool, store)
 
     def application(self) -> web.Application:
@@ -90,6 +105,7 @@ class Serving:
             f"/api/media/download/{MEDIA}{NAME}": self._content.get,
             f"/api/v1/media/{MEDIA}/content{SLASH}": self._content.get,
             f"/_matrix/client/v1/media/thumbnail/{MEDIA}{SLASH}": self._thumbnails.thumbnail,
+            f"/_matrix/client/v1/media/config{SLASH}": media_config.get,
             f"/api/media/thumbnail/{MEDIA}{SLASH}": self._thumbnails.thumbnail,
             f"/api/v1/media/{MEDIA}/variant{SLASH}": self._thumbnails.variant,
             f"/api/v1/media/{MEDIA}{SLASH}": self._api.media,
@@ -114,7 +130,8 @@ class Serving:
             app.router.add_get(path, handler)
         app.router.add_post(f"/api/v1/media/{MEDIA}/sign{SLASH}", self._sign.post)
         app.cleanup_ctx.append(self._keep_usage)
-        app.cleanup_ctx.append(self._keep_figures)
+        if self._figures is not None:
+            app.cleanup_ctx.append(partial(self._keep_figures, self._figures))
         return app
 
     async def _keep_usage(self, _app: web.Application) -> AsyncIterator[None]:
@@ -127,8 +144,8 @@ class Serving:
         await self._usage.flush()
         await self._readings.flush()
 
-    async def _keep_figures(self, _app: web.Application) -> AsyncIterator[None]:
-        counting = asyncio.create_task(self._figures.run())
+    async def _keep_figures(self, figures: Figures, _app: web.Application) -> AsyncIterator[None]:
+        counting = asyncio.create_task(figures.run())
         yield
         counting.cancel()
         await asyncio.wait([counting])

@@ -14,7 +14,7 @@ from archiver.catalogue import signing_keys
 from archiver.errors import Forbidden, InvalidParam
 from archiver.model import Scope
 from archiver.serve.answers import reply
-from archiver.serve.content import asked_for
+from archiver.serve.asking import asked_for
 from archiver.serve.database import connection
 from archiver.serve.readers import READER, Reader
 from archiver.serve.signed_urls import FOR

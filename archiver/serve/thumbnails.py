@@ -15,9 +15,11 @@ from archiver.catalogue.variants import View
 from archiver.errors import InvalidParam, MissingParam
 from archiver.imaging.recipe import Format, Method, Recipe
 from archiver.model import Blob
-from archiver.serve.content import Content, asked_for, etag_of
+from archiver.serve.asking import asked_for, sees_hidden
+from archiver.serve.content import Content, etag_of
 from archiver.serve.database import answering
 from archiver.serve.headers import media_headers, shown_as
+from archiver.serve.hot import Entry
 from archiver.variants.maker import Made, Maker, check_kind, refusal_of
 from archiver.variants.recipes import QUALITY, name_of, thumbnail, variant
 
@@ -37,8 +39,8 @@ class Thumbnails:
         self._maker = maker
 
     async def thumbnail(self, request: web.Request) -> web.StreamResponse:
-        """GET or HEAD as the specification has it. Nothing here takes long enough for
-        `timeout_ms`, which is about media that is still on its way."""
+        """GET or HEAD as the specification has it. `timeout_ms` is about media that is still on
+        its way: making a picture does not take so long."""
         method = _choice(request, "method", METHODS, "scale")
         width, height = _number(request, "width"), _number(request, "height")
         make = partial(thumbnail, method, width, height)
@@ -56,7 +58,12 @@ class Thumbnails:
     async def _send(
         self, request: web.Request, still: Recipe, moving: Recipe
     ) -> web.StreamResponse:
-        mxc = asked_for(request)
+        mxc, hot = asked_for(request), self._content.hot
+        names = name_of(still), name_of(moving)
+        kept = None if sees_hidden(request) else hot.get(mxc, *names)
+        if kept is not None:
+            return await self._content.give(request, mxc, *kept, hidden=False)
+        before = hot.changes
         view, blob = await self._content.find(
             request,
             mxc,
@@ -64,8 +71,8 @@ class Thumbnails:
                 conn,
                 mxc,
                 hides,
-                still=name_of(still),
-                moving=name_of(moving),
+                still=names[0],
+                moving=names[1],
                 with_data=request.method == "GET",
             ),
         )
@@ -78,6 +85,8 @@ class Thumbnails:
         name = f"thumbnail.{str(kind).rpartition('/')[2]}"
         headers = media_headers(etag_of(made), shown_as(None, kind), name)
         headers["X-Cache"] = cache
+        if view.data is not None and self._content.is_for_all(request, view):
+            hot.put(before, Entry(made, view.data, headers), mxc, *names)
         hidden = self._content.is_hidden(view)
         return await self._content.give(request, mxc, made, data, headers, hidden=hidden)
 

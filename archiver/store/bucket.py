@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -182,9 +182,23 @@ class Bucket:
             found = (self._digest(item["Key"]) for item in page.get("Contents", ()))
             yield [digest for digest in found if digest]
 
-    def presigned_url(self, sha256: bytes, seconds: int) -> str:
-        """A URL that lets anyone GET the object for a while. Takes no request."""
-        params = {"Bucket": self.name, "Key": self._key(sha256)}
+    @property
+    def signs_at_once(self) -> bool:
+        """Whether `presigned_url` takes no longer than its arithmetic.
+
+        The client takes long to make, and keys that boto3 looks for itself may expire.
+        """
+        return "client" in self.__dict__ and self.access_key_id is not None
+
+    def presigned_url(
+        self, sha256: bytes, seconds: int, overrides: Mapping[str, str] | None = None
+    ) -> str:
+        """A URL that lets anyone GET the object for a while. Takes no request.
+
+        `overrides` are `response-*` parameters of GetObject by boto3's names:
+        https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
+        """
+        params = {"Bucket": self.name, "Key": self._key(sha256), **(overrides or {})}
         return self.client.generate_presigned_url("get_object", Params=params, ExpiresIn=seconds)
 
     def close(self) -> None:

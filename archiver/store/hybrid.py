@@ -13,6 +13,7 @@ from archiver.model import Blob, Place
 from archiver.store.base import BlobStore, Body
 from archiver.store.filesystem import FilesystemStore
 from archiver.store.postgres import PostgresStore
+from archiver.store.s3 import S3Store
 from archiver.store.spool import in_thread
 
 RECHECK_SECONDS = 5.0
@@ -82,6 +83,24 @@ class HybridStore:
         if blob.place is Place.OBJECT and isinstance(self._objects, FilesystemStore):
             return await self._objects.open_file(blob.sha256)
         return None
+
+    async def link(
+        self, blob: Blob, seconds: int, content_type: str, disposition: str, cache_control: str
+    ) -> str | None:
+        """A URL at which anyone may GET the blob for so long, with these headers of the answer.
+
+        None where it rests in no bucket. Nobody is asked whether the bytes are there. Raises
+        StoreUnavailable where there are no keys to sign with.
+        """
+        if blob.place is not Place.OBJECT or not isinstance(self._objects, S3Store):
+            return None
+        return await self._objects.presigned_url(
+            blob.sha256,
+            seconds,
+            ResponseContentType=content_type,
+            ResponseContentDisposition=disposition,
+            ResponseCacheControl=cache_control,
+        )
 
     async def delete_object(self, sha256: bytes) -> None:
         """See `BlobStore.delete`. Inline bytes go with their rows, in one commit.

@@ -12,6 +12,7 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import aiohttp
@@ -62,15 +63,8 @@ class S3Store:
         part_size: int = 8 * MIB,
         concurrency: int = 3,
     ) -> None:
-        self._bucket = Bucket(
-            endpoint_url,
-            region,
-            bucket,
-            prefix,
-            access_key_id,
-            secret_access_key,
-            addressing_style,
-        )
+        keys = access_key_id, secret_access_key
+        self._bucket = Bucket(endpoint_url, region, bucket, prefix, *keys, addressing_style)
         self._session = session
         self._single_size = single_size
         self._part_size = part_size
@@ -125,9 +119,15 @@ class S3Store:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise self._no_answer(error) from error
 
-    async def presigned_url(self, sha256: bytes, seconds: int = URL_SECONDS) -> str:
-        """A URL that lets anyone GET the object for a while. Made here, without a request."""
-        return await self._call(self._bucket.presigned_url, sha256, seconds)
+    async def presigned_url(
+        self, sha256: bytes, seconds: int = URL_SECONDS, **overrides: str
+    ) -> str:
+        """See `Bucket.presigned_url`."""
+        sign = partial(self._bucket.presigned_url, sha256, seconds, overrides)
+        if self._bucket.signs_at_once:  # in a sixth of a millisecond
+            with self._explained():
+                return sign()
+        return await self._call(sign)
 
     async def size(self, sha256: bytes) -> int | None:
         """See `BlobStore.size`."""

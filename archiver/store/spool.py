@@ -64,6 +64,7 @@ class SpooledBody:
         self._batch = bytearray()
         self._hash = hashlib.sha256()
         self._fd: int | None = None
+        self._on_disk = 0
 
     async def write(self, chunk: bytes) -> None:
         """Take the next bytes. Raises StoreUnavailable when the spool folder cannot hold them."""
@@ -93,6 +94,20 @@ class SpooledBody:
         # One pread gives at most 2 GiB, and no caller asks for more.
         return os.pread(self.fileno(), length, offset)
 
+    async def read_so_far(self, offset: int, length: int) -> bytes:
+        """Up to `length` bytes from `offset` of a body that still grows: nothing where they have
+        not come, are just on their way to the disk, or when the body is closed."""
+        if self.data is not None:
+            return self.data[offset : offset + length]
+        if offset >= self._on_disk:
+            start = offset - self._on_disk
+            return bytes(self._batch[start : start + length])
+        if self._fd is None:
+            return b""
+        # A number of our own, because the body may be closed meanwhile.
+        length = min(length, self._on_disk - offset)
+        return await in_thread(None, _read_and_close, os.dup(self._fd), offset, length)
+
     def fileno(self) -> int:
         """The open file. OSError when the body is in memory."""
         if self._fd is None:
@@ -115,12 +130,20 @@ class SpooledBody:
                 f"cannot write to the spool folder {self._directory}: {error.strerror};"
                 " make room there, or name another in storage.spool"
             ) from error
+        self._on_disk += len(batch)
 
     def _write_and_hash(self, batch: bytearray) -> None:
         if self._fd is None:
             self._fd = _unnamed_file(self._directory)
         write_all(self._fd, batch)
         self._hash.update(batch)
+
+
+def _read_and_close(fd: int, offset: int, length: int) -> bytes:
+    try:
+        return os.pread(fd, length, offset)
+    finally:
+        os.close(fd)
 
 
 class Spool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
+import random
 from base64 import b64encode
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,8 +24,8 @@ from tests.support.fetching import INLINE_LIMIT, add, claim, parts, row, someone
 from tests.support.homeserver import Homeserver, body, chunked, cut_off, mxc
 from tests.support.samples import png
 
-SMALL = os.urandom(INLINE_LIMIT)
-LARGE = os.urandom(INLINE_LIMIT + 1)
+SMALL = random.Random(1).randbytes(INLINE_LIMIT)  # noqa: S311 -- the same in each process of a run
+LARGE = random.Random(2).randbytes(INLINE_LIMIT + 1)  # noqa: S311 -- as above
 HUGE = 256 << 20
 ON_ITS_WAY = 32 << 20  # more than sockets and buffers between two processes ever hold
 

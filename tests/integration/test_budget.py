@@ -22,8 +22,9 @@ from archiver.catalogue import budget, queue
 from archiver.catalogue.budget import BURST, RELEASE, RELEASE_ALL, Released
 from archiver.db.listen import Listener
 from archiver.fetch.archive import Parts
+from archiver.fetch.outcome import LIMITED_TRIES
 from archiver.fetch.pacer import Pacer
-from archiver.fetch.worker import LIMITED_TRIES, Worker
+from archiver.fetch.worker import Worker
 from archiver.model import Mxc, Source
 from tests.integration.test_query_plans import assert_lean, plan
 from tests.support.fetching import claim, parts, someone_waits, until

@@ -17,7 +17,7 @@ from archiver.serve.access import Access
 from archiver.serve.limits import Limits
 from archiver.serve.matrix_tokens import WHOAMI, MatrixTokens
 from tests.integration.test_signed_urls import content, said, url
-from tests.support.accounts import ADMIN, Accounts
+from tests.support.accounts import ADMIN, USER, Accounts
 from tests.support.homeserver import SERVER_NAME, Homeserver
 from tests.support.serving import Archive, Reader, serving
 
@@ -156,6 +156,19 @@ async def test_a_flood_of_wrong_tokens_is_none_at_the_homeserver(
             for number in range(20):
                 await reader.status(PATH, Authorization=f"Bearer wrong{number}")
             assert accounts.asked(WHOAMI) == 1 + 3
+            assert await reader.status(PATH, Authorization=f"Bearer {ADMIN}") == 200
+
+
+async def test_users_of_the_homeserver_are_no_strangers(
+    opened: Open, http: aiohttp.ClientSession
+) -> None:
+    """Behind a proxy each who misses a picture asks here with the own token, and may not read."""
+    async with Homeserver() as homeserver:
+        Accounts(homeserver)
+        matrix = MatrixTokens(http, homeserver.url, SERVER_NAME, local_users=False)
+        async with opened(Limits(failures_a_minute=3), matrix) as reader:
+            found = await statuses(reader, 10, Authorization=f"Bearer {USER}")
+            assert found == {403: 10}
             assert await reader.status(PATH, Authorization=f"Bearer {ADMIN}") == 200
 
 

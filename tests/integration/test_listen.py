@@ -57,6 +57,24 @@ async def test_a_notification_calls_back(pool: Pool, database_url: str) -> None:
     assert calls == ["one", "one too", "two", "one", "one too", "two"]
 
 
+async def test_a_callback_may_take_what_was_sent(pool: Pool, database_url: str) -> None:
+    """It gets None once it is connected, then each payload; before and after, nobody listens."""
+    listener = Listener(database_url)
+    calls: list[str | None] = []
+    listener.on_payload("one", calls.append)
+    assert not listener.connected
+    async with running(listener):
+        await until(lambda: listener.connected)
+        await pool.execute("SELECT pg_notify('one', ''), pg_notify('one', 'x/y')")
+        await until(lambda: len(calls) == 3)
+        assert await pool.fetchval(
+            "SELECT pg_terminate_backend($1)", await pool.fetchval(LISTENERS)
+        )
+        await until(lambda: not listener.connected)
+    assert not listener.connected
+    assert calls == [None, "", "x/y"]
+
+
 async def test_a_cut_connection_is_made_anew(pool: Pool, database_url: str) -> None:
     """After an administrator's kill the listener returns, and calls back for what it missed."""
     listener = Listener(database_url)

@@ -34,6 +34,10 @@ SELECT format('%s %s: %s', conrelid::regclass, conname, pg_get_constraintdef(oid
 FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
 UNION ALL
 SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
+UNION ALL
+SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL
+SELECT pg_get_functiondef(oid) FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 ORDER BY line
 """
 
@@ -146,7 +150,7 @@ async def test_a_user_who_may_not_make_tables_is_told_so(conn: Connection) -> No
 async def test_the_schema_at_a_glance_is_what_the_migrations_make(
     pool: Pool, conn: Connection
 ) -> None:
-    """migrations/schema.sql makes the very same columns, constraints and indexes."""
+    """migrations/schema.sql makes the very same columns, constraints, indexes and triggers."""
     await conn.execute((migrations_folder() / "schema.sql").read_text("utf-8"))
     async with pool.acquire() as migrated:
         assert await catalog(conn) == await catalog(migrated)

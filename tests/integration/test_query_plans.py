@@ -113,7 +113,7 @@ async def plan_of_recording(pool: Pool, mode: str) -> list[dict[str, Any]]:
     """Every node of the plan of a push of a hundred events."""
     arrays = [["x"]] * 5 + [[1], ["{}"], [None], ["x"], ["x"], [None], "push"]
     arrays += [["a"], ["b"], [1], [None], [False], "paced"]
-    arrays += [["x"], ["a"], ["b"], ["other"], [0], ["x"], ["x"], ["x"], [1], ["{}"]]
+    arrays += [["x"], ["a"], ["b"], ["other"], [0], ["x"], ["x"], ["x"], [1], ["{}"], ["x"]]
     hundred = [value * 100 if isinstance(value, list) else value for value in arrays]
     async with pool.acquire() as conn:
         await conn.execute(f"SET plan_cache_mode = {mode}")

@@ -23,6 +23,7 @@ from archiver.fetch.inspect import inspect
 from archiver.model import Mxc, Scope, Source
 from archiver.serve.access import Access
 from archiver.serve.server import Serving
+from archiver.serve.through import Demand
 from archiver.store.filesystem import FilesystemStore
 from archiver.store.hybrid import HybridStore
 from archiver.store.postgres import PostgresStore
@@ -220,6 +221,8 @@ async def serving(
     *,
     hides_redacted: bool = False,
     access: Access | None = None,
+    hot_cache: int = 64 * 1024 * 1024,
+    demand: Demand | None = None,
 ) -> AsyncIterator[TestServer]:
     """The readers' door, open, and listening to the database."""
     listener = Listener(dsn)
@@ -227,7 +230,7 @@ async def serving(
     async with open_maker(archive.pool, archive.store, archive.folder / "spool", 2) as maker:
         door = Serving(
             archive.pool, archive.store, listener, policy, rules, maker,
-            hides_redacted=hides_redacted,
+            hides_redacted=hides_redacted, hot_cache=hot_cache, demand=demand,
         )  # fmt: skip
         server = TestServer(door.application())
         connected = asyncio.Event()

@@ -71,3 +71,21 @@ async def test_a_spool_that_cannot_be_written_says_which(tmp_path: Path) -> None
     async with Spool(tmp_path / "spool", LIMIT).body() as body:
         with pytest.raises(StoreUnavailable, match=r"/spool: .*storage\.spool"):
             await body.write(b"x" * (LIMIT + 1))
+
+
+@pytest.mark.parametrize("expected", [None, LIMIT + 1])
+async def test_a_body_is_read_while_it_grows(spool: Spool, expected: int | None) -> None:
+    """What was written can be read at once, in memory and on disk; nothing once it is closed."""
+    data = os.urandom(2_500_000)
+    async with spool.body(expected) as body:
+        assert await body.read_so_far(0, 10) == b""
+        for start in range(0, len(data), 100_000):
+            await body.write(data[start : start + 100_000])
+            for offset in (0, start // 2, start):
+                read = await body.read_so_far(offset, 50_000)
+                assert read
+                assert read == data[offset:][: len(read)]
+            assert await body.read_so_far(body.size, 1) == b""
+        await body.finish()
+        assert await body.read_so_far(1_000_000, 50_000) == data[1_000_000:][:50_000]
+    assert await body.read_so_far(0, 10) == b""
