@@ -95,7 +95,7 @@ async def open_base(config: Config) -> AsyncIterator[Base]:
         await bring_up_to_date(pool, embedded=config.database.url == "embedded")
         session = await stack.enter_async_context(http_session())
         store = HybridStore(
-            PostgresStore(pool), object_store(config.storage, session), config.storage.inline_limit
+            PostgresStore(pool), object_store(config.storage), config.storage.inline_limit
         )
         stack.push_async_callback(store.close)
         yield Base(config, dsn, pool, session, store)
@@ -234,7 +234,7 @@ def _demand(base: Base, registration: Registration) -> Context[Demand | None]:
 
 @asynccontextmanager
 async def http_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """For the homeserver and for S3; without cookies, which the one must not get of the other."""
+    """For the homeserver, and whom it redirects to: without cookies."""
     async with aiohttp.ClientSession(
         cookie_jar=aiohttp.DummyCookieJar(),
         connector=aiohttp.TCPConnector(limit=0),

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from archiver.db.pool import Connection, Row
 
 FEW = 1_000  # events walked first
-SPARSE = 50  # found among these, so that no index is asked for half the archive
-MANY = 50_000  # events walked at most, after these
-AT_ONCE = 5_000  # places that an index tells, looked at together
+SPARSE = 10  # found among these, or more: no index is asked, which may know half the archive
+MORE = 4_000  # events walked for a page at most, after these: some 40 ms
+MANY = 50_000  # and for a count
+AT_ONCE = 2_000  # places that an index tells, looked at together
 COUNTED = 10_000
 
 _WITHIN = """
@@ -165,10 +166,10 @@ async def page(
     rows = await walk.page(behind, limit + 1, FEW)
     rest = None if len(rows) > limit else await walk.unwalked(behind, FEW)
     if rest:
-        events = await places(conn, wanted, AT_ONCE)
+        events = await places(conn, wanted, AT_ONCE) if len(rows) < SPARSE else None
         if events is None:
-            rows += await walk.page(rest, limit + 1 - len(rows), MANY)
-            rest = None if len(rows) > limit else await walk.unwalked(rest, MANY)
+            rows += await walk.page(rest, limit + 1 - len(rows), MORE)
+            rest = None if len(rows) > limit else await walk.unwalked(rest, MORE)
         else:
             rows, rest = await walk.through(events).page(behind, limit + 1, AT_ONCE), None
     return Page(rows[:limit], _spot(rows[limit - 1]) if rows[limit:] else rest)

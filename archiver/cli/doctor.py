@@ -66,7 +66,7 @@ async def examine(config: Config) -> list[Finding]:
     async with http_session() as session:
         findings = [
             await _find("database", lambda: _database(config)),
-            await _find("object store", lambda: _object_store(config, session)),
+            await _find("object store", lambda: _object_store(config)),
             await _find("spool", lambda: _spool(config)),
         ]
         registration = load_registration(
@@ -108,8 +108,8 @@ async def _database(config: Config) -> str:
     return f"PostgreSQL {version} answers and is up to date"
 
 
-async def _object_store(config: Config, session: aiohttp.ClientSession) -> str:
-    store = object_store(config.storage, session)
+async def _object_store(config: Config) -> str:
+    store = object_store(config.storage)
     try:
         await store.open()
         await store.check()

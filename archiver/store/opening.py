@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import aiohttp
 import structlog
 
 from archiver.config import Storage
@@ -19,11 +18,11 @@ RETRY_SECONDS = 3.0
 log = structlog.get_logger(__name__)
 
 
-def object_store(storage: Storage, session: aiohttp.ClientSession) -> BlobStore:
+def object_store(storage: Storage) -> BlobStore:
     """The store that `storage.objects` chooses."""
     if storage.objects == "filesystem":
         return FilesystemStore(storage.filesystem.path)
-    return S3Store(**dict(storage.s3), session=session)
+    return S3Store(**dict(storage.s3))
 
 
 async def open_store(store: HybridStore) -> None:

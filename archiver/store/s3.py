@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError
-from yarl import URL
 
 from archiver.errors import ArchiverError, BlobMissing, StoreUnavailable
-from archiver.store.base import CHUNK, MIB, Body
-from archiver.store.bucket import ADVICE, ANSWER_SECONDS, CONNECT_SECONDS, Bucket, code_of
+from archiver.store.base import MIB, Body
+from archiver.store.bucket import ADVICE, Bucket, code_of
+from archiver.store.crowd import Crowd
 from archiver.store.spool import in_thread
 
 if TYPE_CHECKING:
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 CALL_THREADS = 8
 MOST_PARTS = 9000  # S3 allows 10,000
 URL_SECONDS = 3600
-READ_TIMEOUT = aiohttp.ClientTimeout(
-    total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS
-)
 _CODE = re.compile(rb"<Code>(\w+)</Code>")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-")
 
@@ -44,8 +41,7 @@ class S3Store:
 
     A body over `single_size` bytes goes up in parts. All such uploads together hold at most
     `part_size` times `concurrency` bytes in memory; `part_size` grows for objects that would have
-    too many parts. `session` stays its maker's to
-    close, and must have no headers of its own, or S3 would get them.
+    too many parts.
     """
 
     def __init__(
@@ -58,14 +54,13 @@ class S3Store:
         access_key_id: str | None,
         secret_access_key: str | None,
         addressing_style: Literal["auto", "path", "virtual"],
-        session: aiohttp.ClientSession,
         single_size: int = 64 * MIB,
         part_size: int = 8 * MIB,
         concurrency: int = 3,
     ) -> None:
         keys = access_key_id, secret_access_key
         self._bucket = Bucket(endpoint_url, region, bucket, prefix, *keys, addressing_style)
-        self._session = session
+        self._crowd = Crowd()
         self._single_size = single_size
         self._part_size = part_size
         self._concurrency = concurrency
@@ -99,17 +94,15 @@ class S3Store:
         """See `BlobStore.read`."""
         if stop is not None and stop <= start:
             return
-        url = URL(await self.presigned_url(sha256), encoded=True)
+        url = await self.presigned_url(sha256)
         try:
-            async with self._session.get(
-                url, headers=_headers(start, stop), allow_redirects=False, timeout=READ_TIMEOUT
-            ) as response:
+            async with self._crowd.get(url, _headers(start, stop)) as (response, size):
                 if response.status == 416:  # the range begins after the end
                     return
                 if response.status not in (200, 206):
                     raise await self._refusal(response, sha256)
                 at = _first_byte(response)
-                async for chunk in response.content.iter_chunked(CHUNK):
+                async for chunk in response.content.iter_chunked(size):
                     end = None if stop is None else max(0, stop - at)
                     if piece := chunk[max(0, start - at) : end]:
                         yield piece
@@ -156,6 +149,7 @@ class S3Store:
         for executor in (self._uploads, self._calls):
             await in_thread(None, executor.shutdown)
         self._bucket.close()
+        await self._crowd.close()
 
     async def _put_parts(self, body: Body) -> None:
         upload_id = await self._call(self._bucket.begin, body.sha256)

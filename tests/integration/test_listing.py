@@ -333,6 +333,7 @@ async def test_a_page_looks_only_so_far(
     """What no index tells comes in pages that may be short or empty, and together have it all."""
     monkeypatch.setattr(listing, "FEW", 2)
     monkeypatch.setattr(listing, "MANY", 3)
+    monkeypatch.setattr(listing, "MORE", 3)
     rare: dict[str, Any] = {"kind": "m.video", "mimetype": "video/mp4"}
     await archive.record(
         *(post(f"m{n}", n) for n in range(20)), post("v", 3, **rare), post("v", 12, **rare)
@@ -367,6 +368,7 @@ async def test_what_an_index_tells_is_found_at_once(
     await settle(archive, "rare", "failed", "gone: for good")
     monkeypatch.setattr(listing, "FEW", 2)
     monkeypatch.setattr(listing, "MANY", 0)
+    monkeypatch.setattr(listing, "MORE", 0)
     monkeypatch.setattr(listing, "AT_ONCE", 3)
     found = await reader.json(path(**query, limit=50, count="true"))
     if complete:

@@ -27,7 +27,7 @@ FORGED = ("X-Amz-Expires", "86400"), ("response-content-disposition", "inline")
 
 
 @pytest.fixture
-async def bucket(s3: S3Endpoint, http: aiohttp.ClientSession) -> AsyncIterator[S3Store]:
+async def bucket(s3: S3Endpoint) -> AsyncIterator[S3Store]:
     """A new bucket, made and open."""
     store = S3Store(
         endpoint_url=s3.endpoint_url,
@@ -37,7 +37,6 @@ async def bucket(s3: S3Endpoint, http: aiohttp.ClientSession) -> AsyncIterator[S
         access_key_id=s3.access_key_id,
         secret_access_key=s3.secret_access_key,
         addressing_style="path",
-        session=http,
     )
     await store.open()
     yield store

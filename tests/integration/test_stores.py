@@ -90,23 +90,21 @@ async def filesystem_store(tmp_path: Path) -> FilesystemStore:
 
 @asynccontextmanager
 async def s3_at(endpoint: S3Endpoint, bucket: str) -> AsyncIterator[S3Store]:
-    async with aiohttp.ClientSession() as session:
-        store = S3Store(
-            endpoint_url=endpoint.endpoint_url,
-            region=endpoint.region,
-            bucket=bucket,
-            prefix="media/",
-            access_key_id=endpoint.access_key_id,
-            secret_access_key=endpoint.secret_access_key,
-            addressing_style="path",
-            session=session,
-            single_size=PART,
-            part_size=PART,
-        )
-        try:
-            yield store
-        finally:
-            await store.close()
+    store = S3Store(
+        endpoint_url=endpoint.endpoint_url,
+        region=endpoint.region,
+        bucket=bucket,
+        prefix="media/",
+        access_key_id=endpoint.access_key_id,
+        secret_access_key=endpoint.secret_access_key,
+        addressing_style="path",
+        single_size=PART,
+        part_size=PART,
+    )
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 @pytest.fixture
