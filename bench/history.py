@@ -19,8 +19,8 @@ from bench.intake import p99
 from tests.support.process import LOOPBACK
 from tests.support.synapse import Synapse
 
-ROUNDS = 5
-PASSES = 3
+ROUNDS = 3
+PASSES = 2
 ROOMS = 20
 EVENTS = 1_000
 GOAL_READ = 0.7

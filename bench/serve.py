@@ -138,7 +138,7 @@ class _Bench:
 
     @contextmanager
     def _serving(self, **settings: Any) -> Iterator[Ask]:
-        self._archive.change("serve", settings)
+        self._archive.change("serve", {"hot_cache": HOT_CACHE, **settings})
         with self._archive.running("serve"):
             yield _load(self._archive.files.serve_port, self._archive.token())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeVar
 
 from aiohttp import web
@@ -16,10 +17,12 @@ ADMINS_ASK = "a token with scope admin sees it with ?hidden=true"
 
 Found = TypeVar("Found", Media, View)
 
+_checked = lru_cache(4096)(Mxc.checked)  # what is read now is mostly read again soon
+
 
 def asked_for(request: web.Request) -> Mxc:
     """The media that the path names. Raises InvalidParam."""
-    mxc = Mxc.checked(request.match_info["server"], request.match_info["id"])
+    mxc = _checked(request.match_info["server"], request.match_info["id"])
     if mxc is None:
         raise InvalidParam("the path names no media: it holds a server name and a media id")
     return mxc

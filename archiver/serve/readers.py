@@ -6,6 +6,8 @@ A process that is killed loses what it gathered since its last batch, as `Usage`
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ FLUSH_SECONDS = 10.0
 MOST_READS = 100_000  # beyond these, while the database is away, reads go unrecorded
 TIDY_SECONDS = 86_400.0
 TIDY_AT_ONCE = 1000
+_NOTHING = timedelta(0)
 
 log = structlog.get_logger(__name__)
 
@@ -38,6 +41,19 @@ class Reader(NamedTuple):
 READER = web.RequestKey("reader", Reader)
 
 
+@dataclass(slots=True)
+class _Reads:
+    """What `Reads` tells, as it is gathered: seconds since 1970, and one object for all."""
+
+    times: int
+    first: float
+    last: float
+
+    def told(self) -> Reads:
+        first, last = (datetime.fromtimestamp(at, UTC) for at in (self.first, self.last))
+        return Reads(self.times, first, last)
+
+
 class Readings:
     """Reads of media since the last flush. `keep`: how long they are told; None: for ever; zero:
     nothing is recorded."""
@@ -45,14 +61,20 @@ class Readings:
     def __init__(self, pool: Pool, keep: timedelta | None) -> None:
         self._pool = pool
         self._keep = keep
-        self._reads: dict[Read, Reads] = {}
+        self._reads: dict[Read, _Reads] = {}
         self._unrecorded = 0
 
     def add(self, reader: Reader, mxc: Mxc) -> None:
         """Whoever asks is given bytes of this media, now."""
-        if self._keep != timedelta(0):
-            now = datetime.now(UTC)
-            self._add(Read(reader.name, reader.via, mxc), Reads(1, now, now))
+        if self._keep == _NOTHING:
+            return
+        now = time.time()
+        read = Read(reader.name, reader.via, mxc)
+        if before := self._reads.get(read):
+            before.times += 1
+            before.last = now
+        else:
+            self._add(read, _Reads(1, now, now))
 
     async def run(self) -> None:
         """Flushes every FLUSH_SECONDS until cancelled."""
@@ -70,11 +92,11 @@ class Readings:
             return
         try:
             async with connection(self._pool) as conn:
-                await readers.add(conn, gathered)
+                await readers.add(conn, {read: some.told() for read, some in gathered.items()})
         except DatabaseUnavailable as error:
             log.warning("reads are not recorded yet", reason=str(error))
-            for read, reads in gathered.items():
-                self._add(read, reads)
+            for read, some in gathered.items():
+                self._add(read, some)
 
     async def tidy(self) -> None:
         """Deletes what is older than `keep` once a day, in small batches, until cancelled."""
@@ -87,15 +109,14 @@ class Readings:
                 deleted = 0
             await asyncio.sleep(0 if deleted == TIDY_AT_ONCE else TIDY_SECONDS)
 
-    def _add(self, read: Read, reads: Reads) -> None:
+    def _add(self, read: Read, some: _Reads) -> None:
         if before := self._reads.get(read):
-            times = before.times + reads.times
-            first, last = min(before.first, reads.first), max(before.last, reads.last)
-            reads = Reads(times, first, last)
+            before.times += some.times
+            before.first, before.last = min(before.first, some.first), max(before.last, some.last)
         elif len(self._reads) >= MOST_READS:
-            self._unrecorded += reads.times
-            return
-        self._reads[read] = reads
+            self._unrecorded += some.times
+        else:
+            self._reads[read] = some
 
 
 READINGS = web.AppKey("readings", Readings)

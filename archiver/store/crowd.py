@@ -5,27 +5,20 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import NamedTuple
 
 import aiohttp
 from yarl import URL
 
-from archiver.store.base import CHUNK, KIB
+from archiver.store.base import KIB
 from archiver.store.bucket import ANSWER_SECONDS, CONNECT_SECONDS
 
 FEW = 64  # that share the buffers a fast line wants; with five hundred these would be half a GiB
 TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=ANSWER_SECONDS)
 
 
-class Buffers(NamedTuple):
-    """What one reader may hold: bytes of a chunk, and of what has come and was not asked for."""
-
-    chunk: int
-    ahead: int
-
-
-LARGE = Buffers(CHUNK, 256 * KIB)
-SMALL = Buffers(64 * KIB, 32 * KIB)
+# Bytes that may have come and were not asked for, and those that the kernel may hold of them.
+AHEAD = 256 * KIB
+AHEAD_IN_CROWD, KERNEL_IN_CROWD = 32 * KIB, 64 * KIB
 
 
 class Crowd:
@@ -38,8 +31,8 @@ class Crowd:
     @asynccontextmanager
     async def get(
         self, url: str, headers: dict[str, str]
-    ) -> AsyncIterator[tuple[aiohttp.ClientResponse, int]]:
-        """The answer, and how many of its bytes to take at a time. Raises what aiohttp does."""
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer. Raises what aiohttp does."""
         if self._session is None:  # not before there is a loop
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, socket_factory=self._socket),
@@ -47,15 +40,14 @@ class Crowd:
             )
         self._readers += 1
         try:
-            chunk, ahead = SMALL if self._is_large() else LARGE
             async with self._session.get(
                 URL(url, encoded=True),
                 headers=headers,
                 allow_redirects=False,
                 timeout=TIMEOUT,
-                read_bufsize=ahead,
+                read_bufsize=AHEAD_IN_CROWD if self._is_large() else AHEAD,
             ) as response:
-                yield response, chunk
+                yield response
         finally:
             self._readers -= 1
 
@@ -69,7 +61,7 @@ class Crowd:
         family, kind, protocol, *_ = address
         made = socket.socket(family, kind, protocol)
         if self._is_large():
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL.chunk)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_IN_CROWD)
         return made
 
     def _is_large(self) -> bool:
