@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import structlog
 from aiohttp import web
 
-from archiver import metrics
 from archiver.catalogue.media import look
 from archiver.db.pool import Pool
 from archiver.errors import BlobMissing, StoreUnavailable
@@ -188,7 +187,6 @@ class Content:
         try:
             await self._send(request, response, blob, Span(start, stop))
             complete = True
-            metrics.BYTES_SERVED.labels(blob.place).inc(stop - start)
         except (ConnectionError, TimeoutError):
             log.debug("a reader left early", path=request.path)
         except (BlobMissing, StoreUnavailable) as error:
@@ -208,7 +206,8 @@ class Content:
                 await send_file(request, response, file, *span)
             return
         async with aclosing(self._store.read(blob, *span)) as chunks:
-            await send_chunks(request, response, chunks, span.stop - span.start)
+            size = span.stop - span.start
+            await send_chunks(request, response, chunks, size, blob.place)
 
 
 def etag_of(blob: Blob) -> str:

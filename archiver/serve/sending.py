@@ -51,9 +51,13 @@ def break_off(request: web.Request) -> None:
 
 
 async def send_chunks(
-    request: web.Request, response: web.StreamResponse, chunks: AsyncIterator[bytes], size: int
+    request: web.Request,
+    response: web.StreamResponse,
+    chunks: AsyncIterator[bytes],
+    size: int,
+    place: Place,
 ) -> None:
-    """Answers with `size` bytes. Raises BlobMissing where bytes lack.
+    """Answers with `size` bytes, counted as they go. Raises BlobMissing where bytes lack.
 
     The headers wait for the first chunk: what is missing then is an error, no broken answer.
     """
@@ -62,15 +66,17 @@ async def send_chunks(
         if not chunk:
             raise BlobMissing(f"the last {size} bytes are missing")
         async with asyncio.timeout(STALL_SECONDS):
-            await response.prepare(request)
+            if not response.prepared:
+                await response.prepare(request)
             await response.write(chunk)
+        _SERVED[place].inc(len(chunk))
         size -= len(chunk)
 
 
 async def send_file(
     request: web.Request, response: web.StreamResponse, file: IO[bytes], start: int, stop: int
 ) -> None:
-    """Answers with a part of a file, which the kernel copies to the socket (sendfile(2)).
+    """Answers with a part of an object, which the kernel copies to the socket (sendfile(2)).
 
     The socket never blocks, so a thread is held for one read of the disk at most, and a slow
     reader holds none. Raises BlobMissing where bytes lack.
@@ -86,7 +92,9 @@ async def send_file(
         while start < stop:
             if transport.is_closing():
                 raise ConnectionResetError
-            start += await _send_piece(socket, file, start, min(PIECE, stop - start))
+            sent = await _send_piece(socket, file, start, min(PIECE, stop - start))
+            _SERVED[Place.OBJECT].inc(sent)
+            start += sent
     finally:
         os.close(socket)
 

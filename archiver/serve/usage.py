@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
@@ -19,21 +21,37 @@ MOST_MEDIA = 100_000  # beyond these, while the database is away, reads go uncou
 log = structlog.get_logger(__name__)
 
 
+@dataclass(slots=True)
+class _Accesses:
+    """What `Accesses` tells, as it is gathered: seconds since 1970, and one object for all."""
+
+    times: int
+    last: float
+
+    def told(self) -> Accesses:
+        return Accesses(self.times, _at(self.last))
+
+
 class Usage:
     """Reads of media and uses of tokens since the last flush."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._media: dict[Mxc, Accesses] = {}
-        self._tokens: dict[int, datetime] = {}
+        self._media: dict[Mxc, _Accesses] = {}
+        self._tokens: dict[int, float] = {}
 
     def media_read(self, mxc: Mxc) -> None:
         """Somebody was given this media, now."""
-        self._add(mxc, Accesses(1, datetime.now(UTC)))
+        now = time.time()
+        if before := self._media.get(mxc):
+            before.times += 1
+            before.last = now
+        else:
+            self._add(mxc, _Accesses(1, now))
 
     def token_used(self, token_id: int) -> None:
         """Somebody came with this token, now."""
-        self._tokens[token_id] = datetime.now(UTC)
+        self._tokens[token_id] = time.time()
 
     async def run(self) -> None:
         """Flushes every FLUSH_SECONDS until cancelled."""
@@ -48,19 +66,23 @@ class Usage:
         try:
             async with connection(self._pool) as conn:
                 if media:
-                    await accesses.add(conn, media)
+                    await accesses.add(conn, {mxc: read.told() for mxc, read in media.items()})
                     media = {}
                 if used:
-                    await tokens.mark_used(conn, used)
+                    await tokens.mark_used(conn, {id_: _at(last) for id_, last in used.items()})
         except DatabaseUnavailable as error:
             log.warning("reads are not counted yet", reason=str(error))
             self._tokens = used | self._tokens
             for mxc, read in media.items():
                 self._add(mxc, read)
 
-    def _add(self, mxc: Mxc, read: Accesses) -> None:
+    def _add(self, mxc: Mxc, read: _Accesses) -> None:
         if before := self._media.get(mxc):
-            read = Accesses(before.times + read.times, max(before.last, read.last))
-        elif len(self._media) >= MOST_MEDIA:
-            return
-        self._media[mxc] = read
+            before.times += read.times
+            before.last = max(before.last, read.last)
+        elif len(self._media) < MOST_MEDIA:
+            self._media[mxc] = read
+
+
+def _at(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

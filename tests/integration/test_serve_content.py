@@ -302,15 +302,16 @@ async def test_several_readers_of_parts_get_theirs(archive: Archive, reader: Rea
 async def test_a_reader_who_leaves_midway_leaves_nothing_behind(
     archive: Archive, reader: Reader
 ) -> None:
-    """The file is closed, and so is the connection."""
+    """The file is closed, and so is the connection; what was sent is counted all the same."""
     mxc = await archive.put(secrets.token_bytes(32 * 2**20), "application/octet-stream")
     path = f"{MATRIX}/{mxc.server_name}/{mxc.media_id}"
-    before = open_files()
+    before, sent_before = open_files(), sent()
     stream, writer = await reader.connect(path)
     await stream.readexactly(10_000)
     assert str(archive.objects.path_of(await digest_of(archive, mxc))) in open_files()
     writer.transport.abort()
     await eventually(lambda: open_files() == before)
+    assert 10_000 <= sent() - sent_before < 32 * 2**20
     async with reader.get(mxc, Range="bytes=0-9") as answer:
         assert answer.status == 206
 
@@ -423,6 +424,11 @@ async def versions(pool: Pool) -> list[Any]:
         " UNION ALL SELECT 'token', xmin::text, ctid::text FROM token"
         " UNION ALL SELECT 'blob', xmin::text, ctid::text FROM blob ORDER BY 1, 2, 3"
     )
+
+
+def sent() -> float:
+    """Bytes of objects that were served."""
+    return REGISTRY.get_sample_value("archiver_served_bytes_total", {"place": "object"}) or 0.0
 
 
 def damages() -> float:
