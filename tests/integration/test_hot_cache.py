@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ from tests.integration.test_listen import LISTENERS
 from tests.support.redacting import image, push, redact, redaction
 from tests.support.redacting import mxc as named
 from tests.support.samples import png
-from tests.support.serving import MATRIX, Archive, Reader, eventually, serving
+from tests.support.serving import DEADLINE_SECONDS, MATRIX, Archive, Reader, eventually, serving
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -270,7 +270,8 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.held = b""
+        self._from: bytes | None = None
+        self.held = asyncio.Event()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[str]:
@@ -287,41 +288,46 @@ class Proxy:
             await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @asynccontextmanager
-    async def pausing(self) -> AsyncIterator[None]:
-        """Answers that come in the block arrive after it."""
-        self.held = b""
+    async def pausing(self, data: bytes) -> AsyncIterator[None]:
+        """An answer with the data arrives after the block, and what comes after it.
+
+        Those before it pass: a connection that never asked the question may be told its shape
+        first.
+        """
+        self._from = data
         self._open.clear()
         yield
+        self._from = None
         self._open.set()
 
     async def _connected(self, up: asyncio.StreamReader, down: asyncio.StreamWriter) -> None:
         server = await asyncio.open_connection(self._to.hostname, self._to.port)
         ways = ((up, server[1], self._pass), (server[0], down, self._answer))
-        for reader, writer, done in ways:
-            task = asyncio.create_task(self._pump(reader, writer, done))
+        for reader, writer, way in ways:
+            task = asyncio.create_task(self._pump(reader, writer, way))
             self._tasks.add(task)
 
     async def _pump(
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        done: Callable[[bytes], object],
+        way: Callable[[bytes], Awaitable[None]],
     ) -> None:
         try:
             while data := await reader.read(65536):
-                done(data)
-                if done == self._answer:
-                    await self._open.wait()
+                await way(data)
                 writer.write(data)
                 await writer.drain()
         finally:
             writer.close()
 
-    def _pass(self, _data: bytes) -> None:
+    async def _pass(self, _data: bytes) -> None:
         """On its way up."""
 
-    def _answer(self, data: bytes) -> None:
-        self.held += data
+    async def _answer(self, data: bytes) -> None:
+        if self._from is not None and self._from in data:
+            self.held.set()
+            await self._open.wait()
 
 
 async def test_an_answer_older_than_a_change_is_not_kept(
@@ -337,9 +343,9 @@ async def test_an_answer_older_than_a_change_is_not_kept(
             reader = Reader(http, server, secret)
             await read(reader, at(hot))
             await eventually(lambda: held() == 1)
-            async with proxy.pausing():
+            async with proxy.pausing(DATA):
                 asking = asyncio.create_task(read(reader, at(mxc)))
-                await eventually(lambda: DATA in proxy.held)
+                await asyncio.wait_for(proxy.held.wait(), DEADLINE_SECONDS)
                 async with archive.pool.acquire() as conn, conn.transaction():
                     await conn.execute(QUARANTINE, mxc.media_id)
                     await conn.execute(QUARANTINE, hot.media_id)
