@@ -2,7 +2,9 @@
 
 ArchiverError                     errcode and status: how HTTP shows it (mapped in serve/errors.py)
 ├── ConfigError                   the operator's mistake: one sentence, exit status 2
+│   └── Misused                   a command's arguments
 ├── OperationError                it did not work: one sentence, exit status 1
+│   └── Cancelled                 who asked for it has had enough
 ├── Retryable                     worth another try later
 │   ├── HomeserverUnavailable     no answer at all: the worker pauses, nobody is blamed
 │   ├── StoreUnavailable          the object store is away: the media waits as pending
@@ -41,8 +43,20 @@ class ConfigError(ArchiverError):
     """A wrong configuration or usage; the message names the key and says what was expected."""
 
 
+class Misused(ConfigError):
+    """A command with wrong arguments; the message says which, `usage` how it is given."""
+
+    def __init__(self, message: str, usage: str) -> None:
+        super().__init__(message)
+        self.usage = usage
+
+
 class OperationError(ArchiverError):
     """Something an administrator asked for did not work; the message says what to do."""
+
+
+class Cancelled(OperationError):
+    """Who asked for it cancelled it while it was under way."""
 
 
 class Retryable(ArchiverError):

@@ -93,6 +93,30 @@ def _lease(span: timedelta) -> timedelta:
     return span
 
 
+def _room(value: str) -> str:
+    if not re.fullmatch(r"![^\s]+|#[^\s:]+:\S+", value):
+        raise ValueError("is no room: its id starts with !, an alias of it with #")
+    return value
+
+
+def _user_id(value: str) -> str:
+    if not re.fullmatch(r"@[^\s:]+:\S+", value):
+        raise ValueError("is no user id like @name:example.com")
+    return value
+
+
+def _prefix(value: str) -> str:
+    if not re.fullmatch(r"\S{1,32}", value):
+        raise ValueError("is no prefix: one word of up to 32 characters, like !archive")
+    return value
+
+
+def _confirm_within(span: timedelta) -> timedelta:
+    if not timedelta(seconds=10) <= span <= timedelta(days=1):
+        raise ValueError("is outside ten seconds to a day")
+    return span
+
+
 Size = Annotated[int, BeforeValidator(parse_size)]
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 HttpUrl = Annotated[str, BeforeValidator(_http_url)]
@@ -192,9 +216,14 @@ class Serve(Section):
 
 
 class Bot(Section):
-    control_room: str | None = None
-    prefix: str = "!archive"
-    admins: tuple[str, ...] = ()
+    control_room: Annotated[str, AfterValidator(_room)] | None = None
+    prefix: Annotated[str, AfterValidator(_prefix)] = "!archive"
+    admins: tuple[Annotated[str, AfterValidator(_user_id)], ...] = ()
+    power_level: int | None = None
+    confirm_within: Annotated[Duration, AfterValidator(_confirm_within)] = timedelta(minutes=10)
+    notify: tuple[Literal["trouble", "disk", "failed", "gaps", "damage"], ...] = (
+        "trouble", "disk", "failed", "gaps", "damage",
+    )  # fmt: skip
 
 
 class Log(Section):

@@ -63,6 +63,9 @@ DEFAULTS: dict[str, Any] = {
     "bot.control_room": None,
     "bot.prefix": "!archive",
     "bot.admins": (),
+    "bot.power_level": None,
+    "bot.confirm_within": timedelta(minutes=10),
+    "bot.notify": ("trouble", "disk", "failed", "gaps", "damage"),
     "log.format": "console",
     "log.level": "info",
 }
