@@ -37,6 +37,7 @@ AFTER_DAMAGE = timedelta(days=1)  # it may be repaired
 # While so many media are due, there is but one picture every POLL_SECONDS.
 MUCH_DUE = 100
 NO_COVER = "there is neither a film nor a cover in this"
+GIVE_BACK_SECONDS = 5.0
 NEVER_ENDED = f"its pictures were begun {TRIES} times and never finished"
 
 log = structlog.get_logger(__name__)
@@ -55,12 +56,11 @@ class Background:
         while True:
             more = False
             try:
-                async with self._pool.acquire() as conn:
-                    if not retried:
+                if not retried:
+                    async with self._pool.acquire() as conn:
                         await variants.retry(conn, NO_FILMS)
-                        retried = True
-                    job = await variants.claim(conn, LEASE)
-                    more = job is not None and not await variants.is_busy(conn, MUCH_DUE)
+                    retried = True
+                job, more = await self._claimed()
                 if job:
                     await self._guarded(job)
             except DATABASE_AWAY as error:
@@ -68,6 +68,26 @@ class Background:
                 more = False
             if not more:
                 await asyncio.sleep(POLL_SECONDS)
+
+    async def _claimed(self) -> tuple[Job | None, bool]:
+        """As `_claim`, which is not interrupted: a claim that nobody knows of would last."""
+        claiming = asyncio.create_task(self._claim())
+        try:
+            await asyncio.wait([claiming])
+        except asyncio.CancelledError:
+            await asyncio.wait([claiming], timeout=GIVE_BACK_SECONDS)
+            if not claiming.done():
+                claiming.cancel()
+            elif claiming.exception() is None and (job := claiming.result()[0]):
+                await self._give_back(job)
+            raise
+        return claiming.result()
+
+    async def _claim(self) -> tuple[Job | None, bool]:
+        """A blob, and whether to go on at once after it."""
+        async with self._pool.acquire() as conn:
+            job = await variants.claim(conn, LEASE)
+            return job, job is not None and not await variants.is_busy(conn, MUCH_DUE)
 
     async def _guarded(self, job: Job) -> None:
         """What nobody foresaw ends this try, and no more; the lease runs out."""
