@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection
 from contextlib import AbstractAsyncContextManager as Context
-from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, nullcontext
 from enum import StrEnum
 
-import aiohttp
 import structlog
 
+from archiver.base import Base, open_base
 from archiver.capture.policy import CapturePolicy
 from archiver.config import Config
-from archiver.db.embedded import EmbeddedPostgres
+from archiver.control.asked import Means
+from archiver.control.building import start_control_room
 from archiver.db.listen import Listener
-from archiver.db.migrate import bring_up_to_date
-from archiver.db.pool import Pool, open_pool
 from archiver.fetch.archive import Parts
 from archiver.fetch.building import configured as fetching
 from archiver.fetch.demand import Demand, open_demand
@@ -36,19 +33,15 @@ from archiver.keep.redactions import Redactor
 from archiver.matrix.bot import Bot
 from archiver.matrix.history import History
 from archiver.matrix.registration import Registration, load_registration
+from archiver.matrix.speech import Speech
 from archiver.processes import children, door, is_child
 from archiver.serve.access import configured
 from archiver.serve.listening import listening
 from archiver.serve.server import Serving
 from archiver.signals import Stopped, until_signalled
-from archiver.store.hybrid import HybridStore
-from archiver.store.opening import object_store, open_store
-from archiver.store.postgres import PostgresStore
+from archiver.store.opening import open_store
 from archiver.variants.background import Background
 from archiver.variants.maker import Maker, open_maker
-
-MOST_CONNECTIONS = 50  # the embedded server takes 200, and other processes have their share
-DISK_THREADS = 16
 
 log = structlog.get_logger(__name__)
 
@@ -62,48 +55,10 @@ class Part(StrEnum):
     BOT = "bot"
 
 
-@dataclass(frozen=True)
-class Base:
-    """What every part and command stands on."""
-
-    config: Config
-    dsn: str
-    pool: Pool
-    session: aiohttp.ClientSession
-    store: HybridStore
-
-
-@asynccontextmanager
-async def open_database(config: Config) -> AsyncIterator[str]:
-    """The DSN of the configured database; an embedded server runs until the end of the block."""
-    if config.database.url != "embedded":
-        yield config.database.url
-        return
-    async with EmbeddedPostgres(config.database.data_dir) as dsn:
-        yield dsn
-
-
-@asynccontextmanager
-async def open_base(config: Config) -> AsyncIterator[Base]:
-    """Database, schema and stores, closed again at the end of the block. Raises OperationError."""
-    # By default there are two more than cores, too few for what waits for a disk.
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(DISK_THREADS))
-    async with AsyncExitStack() as stack:
-        dsn = await stack.enter_async_context(open_database(config))
-        connections = min(2 * config.worker.concurrency + 12, MOST_CONNECTIONS)
-        pool = await stack.enter_async_context(open_pool(dsn, connections))
-        await bring_up_to_date(pool, embedded=config.database.url == "embedded")
-        session = await stack.enter_async_context(http_session())
-        store = HybridStore(
-            PostgresStore(pool), object_store(config.storage), config.storage.inline_limit
-        )
-        stack.push_async_callback(store.close)
-        yield Base(config, dsn, pool, session, store)
-
-
 async def run(config: Config, parts: Collection[Part] = tuple(Part)) -> None:
     """Runs the archive until SIGINT or SIGTERM. Raises OperationError and ConfigError."""
     registration = load_registration(config.appservice.registration, config.homeserver.server_name)
+    policy = capture_policy(config, registration)
     async with open_base(config) as base, AsyncExitStack() as servers:
         listener = Listener(base.dsn)
         making = config.storage.spool, config.thumbnails.helpers
@@ -115,7 +70,7 @@ async def run(config: Config, parts: Collection[Part] = tuple(Part)) -> None:
                 demand = None
                 if Part.SERVE in parts:
                     demand = await servers.enter_async_context(_demand(base, registration))
-                    app = _serving(base, listener, maker, demand).application()
+                    app = _serving(base, policy, listener, maker, demand).application()
                     await servers.enter_async_context(listening(app, *door(config)))
                     group.create_task(children(config, base.dsn).run())
                 bot = Bot(base.session, config.homeserver.url, registration)
@@ -133,6 +88,8 @@ async def run(config: Config, parts: Collection[Part] = tuple(Part)) -> None:
                     _start_making(base, maker, group)
                 if Part.BOT in parts:
                     group.create_task(bot.announce(ping=Part.INTAKE in parts))
+                    work_with = means(base, registration)
+                    start_control_room(work_with, base.session, listener, group)
                 group.create_task(listener.run())
                 log.info("the archive is up", parts=[str(part) for part in Part if part in parts])
         except* Stopped:
@@ -149,7 +106,7 @@ def start_workers(
 ) -> list[asyncio.Task[None]]:
     """What fetches media and reads old messages, until cancelled."""
     config, reader = base.config, history(base, registration)
-    policy, lease = capture_policy(config), config.worker.lease
+    policy, lease = capture_policy(config, registration), config.worker.lease
     parts: dict[str, Worker | Pacer | Backfiller | Redactor] = {
         "media_pending": _worker(base, registration, demand),
         "media_paced": Pacer(base.pool, config.history.remote_rate),
@@ -169,7 +126,7 @@ def _start_comparing(
     config = base.config
     if config.history.reconcile_every is None:
         return
-    reader, policy = history(base, registration), capture_policy(config)
+    reader, policy = history(base, registration), capture_policy(config, registration)
     reconciler = Reconciler(base.pool, reader, policy, config.history.reconcile_every)
     watch = Watch(config.homeserver.url, bot.try_ping, reconciler.restarted)
     group.create_task(reconciler.run())
@@ -189,16 +146,25 @@ def history(base: Base, registration: Registration) -> History:
     return History(base.session, url, registration.as_token, registration.bot)
 
 
+def means(base: Base, registration: Registration) -> Means:
+    """What commands work with."""
+    speech = Speech(base.session, base.config.homeserver.url, registration)
+    reader, policy = history(base, registration), capture_policy(base.config, registration)
+    return Means(base.config, base.pool, base.store, reader, speech, policy)
+
+
 def _intake(
     base: Base, registration: Registration, recovery: Recovery, activity: Activity
 ) -> Intake:
-    policy, told = capture_policy(base.config), (recovery.push_refused, activity.pushed)
-    return Intake(base.pool, registration.hs_token, registration.bot, policy, *told)
+    config, told = base.config, (recovery.push_refused, activity.pushed)
+    policy, bot = capture_policy(config, registration), registration.bot
+    return Intake(base.pool, registration.hs_token, bot, config.bot.prefix, policy, *told)
 
 
-def _serving(base: Base, listener: Listener, maker: Maker, demand: Demand | None) -> Serving:
+def _serving(
+    base: Base, policy: CapturePolicy, listener: Listener, maker: Maker, demand: Demand | None
+) -> Serving:
     hides = base.config.capture.on_redaction != "keep"
-    policy = capture_policy(base.config)
     access = configured(base.session, base.config.homeserver, base.config.serve)
     return Serving(
         base.pool, base.store, listener, policy, access, maker, counts=not is_child(),
@@ -206,11 +172,13 @@ def _serving(base: Base, listener: Listener, maker: Maker, demand: Demand | None
     )  # fmt: skip
 
 
-def capture_policy(config: Config) -> CapturePolicy:
-    """What the configuration leaves out."""
+def capture_policy(config: Config, registration: Registration) -> CapturePolicy:
+    """What the configuration leaves out, and what our own bot says."""
     rooms, remote_media = config.capture.rooms, config.capture.remote_media
     only, excluded = frozenset(rooms.only), frozenset(rooms.except_)
-    return CapturePolicy(config.homeserver.server_name, only, excluded, remote_media)
+    server_name, bot = config.homeserver.server_name, registration.bot
+    prefix = config.bot.prefix
+    return CapturePolicy(server_name, only, excluded, remote_media, bot, prefix)
 
 
 def _fetching(base: Base, registration: Registration) -> Parts:
@@ -230,14 +198,3 @@ def _demand(base: Base, registration: Registration) -> Context[Demand | None]:
     if not base.config.serve.read_through:
         return nullcontext()
     return open_demand(_fetching(base, registration), base.config.worker.lease)
-
-
-@asynccontextmanager
-async def http_session() -> AsyncIterator[aiohttp.ClientSession]:
-    """For the homeserver, and whom it redirects to: without cookies."""
-    async with aiohttp.ClientSession(
-        cookie_jar=aiohttp.DummyCookieJar(),
-        connector=aiohttp.TCPConnector(limit=0),
-        read_bufsize=256 * 1024,
-    ) as session:
-        yield session

@@ -83,6 +83,7 @@ CREATE TABLE blob (
 );
 CREATE INDEX blob_processing_due ON blob (processing_due) WHERE processing = 'pending';
 CREATE INDEX blob_damaged ON blob (damaged_at) WHERE damaged_at IS NOT NULL;
+CREATE INDEX blob_verified ON blob (verified_at NULLS FIRST, sha256);  -- the next to be verified
 CREATE INDEX blob_processing_failed ON blob (sha256) WHERE processing = 'failed';
 
 -- A picture made of a blob, by a recipe: its bytes are a blob as well.
@@ -324,10 +325,12 @@ CREATE TABLE inbox (
     received_at timestamptz NOT NULL DEFAULT now(),
     due_at      timestamptz DEFAULT now(),          -- schedule and lease in one; NULL: dealt with
     attempts    integer NOT NULL DEFAULT 0,         -- claims so far: the fencing token
-    reply_id    text COLLATE "C"                    -- our message that tells how it goes on
+    reply_id    text COLLATE "C",                   -- our message that tells how it goes on
+    begun_at    timestamptz                         -- what must not be done twice was begun
 );
 CREATE INDEX inbox_due ON inbox (received_at, event_id) WHERE due_at IS NOT NULL;
 CREATE INDEX inbox_received ON inbox (received_at);
+CREATE INDEX inbox_reply ON inbox (reply_id) WHERE reply_id IS NOT NULL;
 
 CREATE FUNCTION tell_inbox() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -349,10 +352,24 @@ CREATE TABLE question (
 );
 CREATE INDEX question_open ON question (expires_at) WHERE answer IS NULL;
 
--- What the bot told the control room by itself: once a cause, however many processes know it.
+-- What the bot tells the control room by itself: once a cause, however many processes know it. The
+-- row of a trouble goes when it is over; that of what is told from time to time stays.
 CREATE TABLE notice (
-    cause   text PRIMARY KEY,
-    said_at timestamptz NOT NULL DEFAULT now()
+    cause    text PRIMARY KEY,
+    begun_at timestamptz NOT NULL DEFAULT now(),
+    last_at  timestamptz NOT NULL DEFAULT now(),    -- when it was last seen; up to when it was told
+    said_at  timestamptz                            -- NULL: still to be said
+);
+
+-- What was never pushed.
+CREATE INDEX event_filled ON event (received_at) WHERE source = 'reconcile';
+
+-- The copy on the homeserver of a picture that was shown in the control room: uploaded once.
+CREATE TABLE preview (
+    sha256      bytea PRIMARY KEY,
+    server_name text COLLATE "C" NOT NULL,
+    media_id    text COLLATE "C" NOT NULL,
+    uploaded_at timestamptz NOT NULL DEFAULT now()
 );
 
 -- Who changed what, when and from where. Nobody changes that.

@@ -22,11 +22,10 @@ class Powers(NamedTuple):
     def may_redact(self, user_id: str | None) -> bool:
         """True when this user may redact what others sent."""
         levels = self.levels if isinstance(self.levels, dict) else {}
-        return user_id is not None and self._level(user_id) >= _number(
-            levels.get("redact"), REDACT
-        )
+        return user_id is not None and self.level(user_id) >= _number(levels.get("redact"), REDACT)
 
-    def _level(self, user_id: str) -> float:
+    def level(self, user_id: str) -> float:
+        """The power of a user; infinite for who made a room of version 12 or later."""
         create = self.create if isinstance(self.create, dict) else {}
         # Room version 12: https://spec.matrix.org/v1.16/rooms/v12/#room-creators-have-infinite-power-levels
         if _version(create) >= 12:

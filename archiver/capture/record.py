@@ -34,8 +34,8 @@ PACED = "history.remote_rate: it waits for its turn"
 # today.
 #
 # An event that came emptied gives way to itself with content, and what a comparison found gives
-# way to the push that was merely late, so that `source` tells what was really lost. One in which
-# media are found only now says so.
+# way to the push that was merely late, so that `source` tells what was really lost; words that
+# were deleted in between do not come back. One in which media are found only now says so.
 # Redactions are looked up by a subquery for each event and not by a join, for which a plan made
 # while the table was small reads it whole, and is kept when it is large.
 RECORD = """
@@ -53,9 +53,10 @@ WITH new_event AS (
     ON CONFLICT (event_id) DO UPDATE
         SET source = CASE WHEN known.original IS NULL AND EXCLUDED.source <> 'push'
                           THEN known.source ELSE EXCLUDED.source END,
-            content = CASE WHEN EXCLUDED.original IS NULL THEN EXCLUDED.content
-                           ELSE known.content END,
-            raw = CASE WHEN EXCLUDED.original IS NULL THEN EXCLUDED.raw ELSE known.raw END,
+            content = CASE WHEN known.original IS NOT NULL AND EXCLUDED.original IS NULL
+                           THEN EXCLUDED.content ELSE known.content END,
+            raw = CASE WHEN known.original IS NOT NULL AND EXCLUDED.original IS NULL
+                       THEN EXCLUDED.raw ELSE known.raw END,
             replaces = coalesce(EXCLUDED.replaces, known.replaces),
             original = CASE WHEN EXCLUDED.original IS NULL THEN NULL ELSE known.original END,
             has_media = known.has_media OR EXCLUDED.has_media

@@ -10,7 +10,7 @@ import orjson
 from archiver.capture.batch import Batch
 from archiver.capture.policy import CapturePolicy
 from archiver.capture.references import find_references
-from archiver.model import Reference
+from archiver.model import Reference, Role
 
 ID_MAX_BYTES = 255  # https://spec.matrix.org/v1.16/appendices/#size-limits
 
@@ -83,7 +83,11 @@ def keep_one(batch: Batch, index: int, policy: CapturePolicy) -> Kept | None:
     emptied = not references and _is_redacted(fields)
     if not references and not emptied and not _is_kept_type(fields):
         return None
-    left_out = policy.leaves_out_room(_identifier(fields.get("room_id")))
+    if policy.leaves_out_sender(fields.get("sender")):
+        return None
+    if policy.prefix and references and _is_command(fields, references, policy.prefix):
+        return None
+    left_out = policy.leaves_out_room(identifier(fields.get("room_id")))
     if left_out and not references:
         return None
     row = _row(batch, index, fields)
@@ -93,6 +97,19 @@ def keep_one(batch: Batch, index: int, policy: CapturePolicy) -> Kept | None:
         row = row._replace(content="{}", raw=None)
         references = [_wordless(reference) for reference in references]
     return Kept(row, references, left_out)
+
+
+def _is_command(fields: dict[str, Any], references: list[Reference], prefix: str) -> bool:
+    """True for words to our bot that show no media: to ask about one is not to post it, and would
+    keep it from being deleted with what did."""
+    content = fields.get("content")
+    body = content.get("body") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or not isinstance(body, str):
+        return False
+    if content.get("msgtype") != "m.text" or fields.get("type") != "m.room.message":
+        return False
+    begins = body.casefold().split(maxsplit=1)[:1] == [prefix.casefold()]
+    return begins and all(r.role is Role.OTHER and str(r.mxc) in body for r in references)
 
 
 def bare(found: Kept) -> Kept:
@@ -132,21 +149,21 @@ def _is_redacted(fields: dict[str, Any]) -> bool:
 def _row(batch: Batch, index: int, fields: dict[str, Any]) -> EventRow:
     content = fields.get("content")
     stored = storable_json(content) if isinstance(content, dict) else None
-    event_id = _identifier(fields.get("event_id"))
+    event_id = identifier(fields.get("event_id"))
     raw = None if stored and event_id and batch.exact else batch.raw(index)
     body: dict[str, Any] = content if isinstance(content, dict) else {}
     return EventRow(
         event_id or "sha256:" + hashlib.sha256(raw or b"").hexdigest(),
-        _identifier(fields.get("room_id")),
-        _identifier(fields.get("sender")),
-        _identifier(fields.get("type")),
-        _identifier(fields.get("state_key"), or_empty=True),
+        identifier(fields.get("room_id")),
+        identifier(fields.get("sender")),
+        identifier(fields.get("type")),
+        identifier(fields.get("state_key"), or_empty=True),
         _timestamp(fields.get("origin_server_ts")),
         stored or _relation(body),
         raw,
         _replaces(body),
         # Room version 11 moved it into the content: https://spec.matrix.org/v1.16/rooms/v11/
-        _identifier(body.get("redacts")) or _identifier(fields.get("redacts")),
+        identifier(body.get("redacts")) or identifier(fields.get("redacts")),
     )
 
 
@@ -166,7 +183,7 @@ def storable_json(value: Any) -> str | None:
     return None if b"\\u0000" in text else text.decode()
 
 
-def _identifier(value: Any, or_empty: bool = False) -> str | None:
+def identifier(value: Any, or_empty: bool = False) -> str | None:
     """A Matrix identifier as PostgreSQL text; None when it is none that Matrix would allow."""
     if not isinstance(value, str) or "\0" in value or not (value or or_empty):
         return None
@@ -189,5 +206,5 @@ def _replaces(content: dict[str, Any]) -> str | None:
     """The event that this one edits (https://spec.matrix.org/v1.16/client-server-api/#event-replacements)."""
     relation = content.get("m.relates_to")
     if isinstance(relation, dict) and relation.get("rel_type") == "m.replace":
-        return _identifier(relation.get("event_id"))
+        return identifier(relation.get("event_id"))
     return None

@@ -246,5 +246,5 @@ async def troubles(conn: Connection, room_ids: Collection[str]) -> list[Trouble]
 
 
 async def outcomes(conn: Connection, room_ids: Collection[str]) -> list[Outcome]:
-    """What became of the media that the rooms name."""
-    return [Outcome(*row) for row in await conn.fetch(OUTCOMES, list(room_ids))]
+    """What became of the media that the rooms name; of many rooms this may take minutes."""
+    return [Outcome(*row) for row in await conn.fetch(OUTCOMES, list(room_ids), timeout=600)]

@@ -21,6 +21,17 @@ WHERE kind = $1 AND target = $2 AND released_at IS NULL RETURNING true
 LIVE = """
 SELECT kind, target, reason, holder, created_at FROM hold WHERE released_at IS NULL ORDER BY id
 """
+# The same holds as below, themselves.
+ON_MEDIA = """
+SELECT h.kind, h.target, h.reason, h.holder, h.created_at FROM hold AS h
+WHERE h.released_at IS NULL AND (
+    (h.kind = 'mxc' AND h.target = 'mxc://' || $1::text || '/' || $2::text)
+    OR EXISTS (SELECT FROM reference AS r JOIN event AS e USING (event_id)
+               WHERE r.server_name = $1 AND r.media_id = $2
+                 AND (h.kind, h.target) IN (('event', e.event_id), ('event', e.replaces),
+                                            ('user', e.sender), ('room', e.room_id))))
+ORDER BY h.id LIMIT $3
+"""
 # For a statement whose `m` is a media: a hold on it, or on an event that names it, the message
 # that this event edits, its sender or its room.
 MEDIA_IS_HELD = """(
@@ -67,15 +78,20 @@ async def place(conn: Connection, target: str, reason: str, holder: str) -> None
     try:
         await conn.execute(PLACE, kind, target, reason, holder)
     except asyncpg.UniqueViolationError:
-        raise OperationError(f"{target} is held already: see `archiver holds`") from None
+        raise OperationError(f"{target} is held already: see `holds`") from None
 
 
 async def release(conn: Connection, target: str) -> None:
     """Ends a hold. Raises ConfigError, and OperationError where there is none."""
     if not await conn.fetchval(RELEASE, kind_of(target), target):
-        raise OperationError(f"there is no hold on {target}: see `archiver holds`")
+        raise OperationError(f"there is no hold on {target}: see `holds`")
 
 
 async def live(conn: Connection) -> list[Row]:
     """All holds that are not released, oldest first."""
     return await conn.fetch(LIVE)
+
+
+async def on_media(conn: Connection, mxc: Mxc, limit: int) -> list[Row]:
+    """The live holds because of which a media stays, oldest first."""
+    return await conn.fetch(ON_MEDIA, *mxc, limit)

@@ -11,6 +11,9 @@ from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from archiver.catalogue import moments
+from archiver.catalogue.moments import Moment
+
 if TYPE_CHECKING:
     from archiver.db.pool import Connection, Row
 
@@ -83,6 +86,13 @@ WHERE doubt.name = 'doubt'
 ON CONFLICT (name) DO UPDATE SET at = EXCLUDED.at
 RETURNING true
 """.replace("{is_open}", IS_OPEN)
+COMPARED = """
+SELECT count(*) FILTER (WHERE complete_until >= $1) AS compared,
+       count(*) FILTER (WHERE reason IS NULL AND coalesce(complete_until < $1, true)) AS open,
+       coalesce(bool_or(due_at > now()) FILTER
+           (WHERE reason IS NULL AND coalesce(complete_until < $1, true)), false) AS under_way
+FROM room WHERE $2::text[] IS NULL OR room_id = ANY ($2)
+"""
 STILL_OPEN = """
 SELECT EXISTS (SELECT FROM room WHERE (complete_until IS NULL OR complete_until < $1)
                AND reason IS NULL AND ($2::text[] IS NULL OR room_id = ANY ($2)))
@@ -131,6 +141,14 @@ class Progress(NamedTuple):
     over: bool = False
 
 
+class Comparing(NamedTuple):
+    """How many rooms were compared, and how many still can be; `under_way`: somebody does."""
+
+    compared: int
+    open: int
+    under_way: bool
+
+
 async def see(conn: Connection, room_ids: Iterable[str]) -> None:
     """Makes rooms known; those that are new are due at once."""
     await conn.execute(SEE, list(room_ids))
@@ -146,6 +164,16 @@ async def doubt(conn: Connection, room_ids: Collection[str] | None) -> datetime:
     Returns the time."""
     doubted: datetime = await conn.fetchval(DOUBT, room_ids)
     return doubted
+
+
+async def ask(conn: Connection, room_ids: Collection[str] | None) -> datetime:
+    """From now on these rooms, or all, count as incomplete until they are compared. To be said in
+    a transaction. Returns the time."""
+    if room_ids is None:
+        await moments.note(conn, Moment.DOUBT)
+    else:
+        await see(conn, room_ids)
+    return await doubt(conn, room_ids)
 
 
 async def claim(
@@ -196,11 +224,20 @@ async def still_open(conn: Connection, since: datetime, room_ids: Collection[str
     return bool(await conn.fetchval(STILL_OPEN, since, room_ids))
 
 
+async def compared(
+    conn: Connection, since: datetime, room_ids: Collection[str] | None
+) -> Comparing:
+    """How far comparing these rooms, or all, has come since then."""
+    [row] = await conn.fetch(COMPARED, since, room_ids)
+    return Comparing(*row)
+
+
 async def unknown(conn: Connection, event_ids: Iterable[str]) -> set[str]:
     """Which of these events the archive does not have."""
     return {row["event_id"] for row in await conn.fetch(UNKNOWN, list(event_ids))}
 
 
 async def found(conn: Connection, since: datetime, room_ids: Collection[str] | None) -> list[Row]:
-    """How many events of each room comparing brought since then, and why a room is unreadable."""
-    return await conn.fetch(FOUND, since, room_ids)
+    """How many events of each room comparing brought since then, and why a room is unreadable.
+    Of a large archive this may take minutes."""
+    return await conn.fetch(FOUND, since, room_ids, timeout=600)

@@ -26,9 +26,14 @@ async def statistics(conn: Connection) -> dict[str, Any]:
     return {
         "media": {row["state"]: row["media"] for row in await conn.fetch(MEDIA)},
         "events": {row["type"]: row["events"] for row in await conn.fetch(EVENTS)},
-        "blobs": {
-            row["place"]: {"blobs": row["blobs"], "bytes": row["bytes"]}
-            for row in await conn.fetch(BLOBS)
-        },
+        "blobs": await blobs(conn),
         "coverage": await coverage.of_all(conn),
+    }
+
+
+async def blobs(conn: Connection) -> dict[str, dict[str, int]]:
+    """Blobs and their bytes by place. Reads the whole table."""
+    return {
+        row["place"]: {"blobs": row["blobs"], "bytes": row["bytes"]}
+        for row in await conn.fetch(BLOBS)
     }

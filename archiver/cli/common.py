@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -18,28 +17,11 @@ import uvloop
 from archiver.config import Config, load_config
 from archiver.errors import ArchiverError, ConfigError
 from archiver.log import set_up_logging
-from archiver.units import parse_duration
 
 DEFAULT_CONFIG = Path("config.yaml")
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class _Duration(click.ParamType[timedelta]):
-    name = "duration"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> timedelta:
-        """A span of time from `30d`."""
-        try:
-            return parse_duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-
-
-DURATION = _Duration()
 
 
 class Failed(click.ClickException):
@@ -103,8 +85,3 @@ class sentences:  # noqa: N801  # used like contextlib's own
 def _first(group: BaseExceptionGroup[ArchiverError]) -> BaseException:
     first = group.exceptions[0]
     return _first(first) if isinstance(first, BaseExceptionGroup) else first
-
-
-def day(time: datetime | None) -> str:
-    """A time in a table."""
-    return time.strftime("%Y-%m-%d %H:%M") if time else "-"

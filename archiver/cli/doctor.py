@@ -11,7 +11,7 @@ import click
 import orjson
 from mautrix.errors import MUnknownToken
 
-from archiver.app import http_session, open_database
+from archiver.base import http_session, open_database
 from archiver.cli.common import with_config
 from archiver.config import Config
 from archiver.db.migrate import is_empty, pending
@@ -19,6 +19,7 @@ from archiver.db.pool import open_pool
 from archiver.errors import ArchiverError, OperationError
 from archiver.matrix.bot import AWAY, Bot
 from archiver.matrix.registration import Registration, load_registration
+from archiver.matrix.speech import UNHEARD, Speech
 from archiver.store.opening import object_store
 from archiver.units import format_size
 
@@ -79,6 +80,9 @@ async def examine(config: Config) -> list[Finding]:
         if findings[-1].ok:
             findings.append(await _find("push path", homeserver.reaches_us))
             findings.append(await _find("administration", homeserver.trusts_us))
+            if config.bot.control_room:
+                speech = Speech(session, config.homeserver.url, registration)
+                findings.append(await _find("control room", lambda: _control_room(config, speech)))
     return findings
 
 
@@ -130,6 +134,34 @@ async def _spool(config: Config) -> str:
     if free < LOW_DISK:
         raise Problem(f"only {format_size(free)} are free in {spool}", "free disk space")
     return f"{format_size(free)} free in {spool}"
+
+
+async def _control_room(config: Config, speech: Speech) -> str:
+    room, admins = str(config.bot.control_room), config.bot.admins
+    try:
+        room_id = await speech.room_of(room) if room.startswith("#") else room
+        if room_id is None:
+            raise Problem(f"{room} names no room", "make it, or correct bot.control_room")
+        if room_id not in await speech.joined_rooms():
+            who = " or ".join(admins) or "one of bot.admins (name one there and restart)"
+            raise Problem(
+                f"the bot is not in {room}",
+                f"while `archiver run` runs, let {who} invite {speech.user_id} there, again if "
+                "that was done before",
+            )
+        if await speech.is_encrypted(room_id):
+            raise Problem(
+                f"{room} is encrypted, so the bot cannot read what is said in it",
+                "make a room without encryption, and put it into bot.control_room",
+            )
+    except UNHEARD as error:
+        raise Problem(
+            f"the homeserver does not tell about {room} ({error})",
+            "check that bot.control_room is a room of this homeserver",
+        ) from None
+    if not admins and config.bot.power_level is None:
+        raise Problem(f"nobody may command in {room}", "name your user id in bot.admins")
+    return f"the bot is in {room}, and hears {config.bot.prefix}"
 
 
 class _Homeserver:

@@ -9,10 +9,12 @@ import orjson
 from rich.console import Console
 from rich.table import Table
 
-from archiver.app import open_base
+from archiver.base import open_base
 from archiver.catalogue import signing_keys
-from archiver.cli.common import DURATION, day, with_config
+from archiver.cli.common import with_config
 from archiver.config import Config
+from archiver.control.dates import DURATION
+from archiver.control.words import moment
 from archiver.errors import OperationError
 from archiver.model import Scope
 
@@ -60,7 +62,7 @@ async def list_(config: Config, as_json: bool) -> None:
     table = Table("key", "name", "scope", "created", "expires", "revoked", box=None)
     for row in rows:
         times = (row["created_at"], row["expires_at"], row["revoked_at"])
-        table.add_row(str(row["id"]), row["name"], row["scope"], *(day(time) for time in times))
+        table.add_row(str(row["id"]), row["name"], row["scope"], *(moment(time) for time in times))
     Console().print(table)
 
 

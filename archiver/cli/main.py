@@ -7,17 +7,19 @@ from contextlib import nullcontext
 import click
 
 from archiver import __version__
-from archiver.app import Part, open_database, run
+from archiver.app import Part, run
+from archiver.base import open_database
 from archiver.cli.backfill import backfill
-from archiver.cli.common import with_config
+from archiver.cli.common import sentences, with_config
 from archiver.cli.doctor import doctor
-from archiver.cli.hold import hold, holds, unhold
 from archiver.cli.init import init
 from archiver.cli.key import key
 from archiver.cli.reconcile import reconcile
-from archiver.cli.stats import stats
-from archiver.cli.token import token
+from archiver.cli.shell import JSON, install, shell
+from archiver.cli.showing import show
 from archiver.config import Config
+from archiver.control.commands.helping import describe
+from archiver.control.registry import COMMANDS
 from archiver.db.migrate import migrate
 from archiver.db.pool import open_pool
 from archiver.processes import counting_together
@@ -66,5 +68,20 @@ async def migrate_command(config: Config) -> None:
     click.echo("The database is up to date.")
 
 
-for command in (backfill, init, doctor, token, key, stats, hold, unhold, holds, reconcile):
+@click.command("help", params=[*COMMANDS[0].params, JSON], help=COMMANDS[0].help)
+def help_command(words: tuple[str, ...], as_json: bool) -> None:
+    """It needs neither configuration nor database."""
+    with sentences():
+        show(describe(COMMANDS, words), as_json=as_json)
+
+
+@main.group("token")
+def token_group() -> None:
+    """Make, list and revoke the tokens that readers use."""
+
+
+# What a terminal does in its own way comes last, and wins.
+given = {command.name: shell(command) for command in COMMANDS}
+install(main, {**given, "help": help_command, "backfill": backfill, "reconcile": reconcile})
+for command in (init, doctor, key):
     main.add_command(command)

@@ -1,68 +1,26 @@
-"""`archiver reconcile`: rooms are compared with the homeserver's history, now."""
+"""`archiver reconcile`: rooms are compared with the homeserver's history, by this process too."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-import click
-import orjson
-
-from archiver.app import capture_policy, history, open_base
-from archiver.catalogue import rooms
-from archiver.cli.common import with_config
-from archiver.config import Config
-from archiver.db.pool import Row
-from archiver.errors import OperationError
-from archiver.history.reconcile import NOTHING_TO_READ, Reconciler
-from archiver.matrix.registration import load_registration
+from archiver.base import Base
+from archiver.cli.shell import shell
+from archiver.control.arguments import Target
+from archiver.control.asked import Asked
+from archiver.control.commands import comparing
+from archiver.control.readable import ids_of
+from archiver.control.reply import Reply
+from archiver.history.reconcile import Reconciler
 
 
-class _RoomId(click.ParamType[str]):
-    name = "room"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> str:
-        """Refuses what is no room's id."""
-        if not str(value).startswith("!"):
-            self.fail(f"{value} is no room id: those start with an exclamation mark", param, ctx)
-        return str(value)
+async def _run(base: Base, asked: Asked, rooms: tuple[Target, ...]) -> Reply:
+    """The same as in the control room, and the work as well."""
+    means = asked.means
+    room_ids = await ids_of(rooms, means.history) if rooms else None
+    every = base.config.history.reconcile_every or timedelta(days=1)
+    began = await Reconciler(base.pool, means.history, means.policy, every).compare(room_ids)
+    return await comparing.outcome(base.pool, began, room_ids)
 
 
-@click.command()
-@click.argument("room_ids", metavar="[ROOM]...", type=_RoomId(), nargs=-1)
-@click.option("--json", "as_json", is_flag=True, help="For scripts.")
-@with_config
-async def reconcile(config: Config, room_ids: tuple[str, ...], as_json: bool) -> None:
-    """Look for events that were never pushed, in these rooms or in all, and archive them.
-
-    Ends when every room is compared; an archive that runs takes its share of them.
-    """
-    registration = load_registration(config.appservice.registration, config.homeserver.server_name)
-    asked = room_ids or None
-    async with open_base(config) as base:
-        every = config.history.reconcile_every or timedelta(days=1)
-        policy, reader = capture_policy(config), history(base, registration)
-        began = await Reconciler(base.pool, reader, policy, every).compare(asked)
-        async with base.pool.acquire() as conn:
-            found = await rooms.found(conn, began, asked)
-    if as_json:
-        click.echo(orjson.dumps([dict(row) for row in found]))
-    else:
-        _tell(found)
-    if not found:
-        raise OperationError(NOTHING_TO_READ)
-    if all(row["reason"] for row in found):
-        raise OperationError(found[0]["reason"])
-
-
-def _tell(found: list[Row]) -> None:
-    compared = [row for row in found if row["reason"] is None]
-    lost = sum(row["found"] for row in compared)
-    for row in found:
-        if row["found"]:
-            click.echo(f"{row['room_id']}: {row['found']:,} events were missing")
-        elif row["reason"]:
-            click.echo(f"{row['room_id']}: not compared: {row['reason']}")
-    outcome = f"{lost:,} missing events are archived now" if lost else "nothing was missing"
-    click.echo(f"{len(compared):,} rooms are compared, {outcome}.")
+reconcile = shell(comparing.reconcile, run=_run)

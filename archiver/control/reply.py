@@ -22,6 +22,13 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Code:
+    """Lines to be shown as they stand, in letters of one width."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Picture:
     """A picture on the homeserver, to be shown in the control room."""
 
@@ -37,13 +44,13 @@ class Picture:
 class Reply:
     """`parts` in their order. `data` is what `--json` prints. `failed`: it did not work."""
 
-    parts: tuple[str | Table, ...]
+    parts: tuple[str | Table | Code, ...]
     data: Any = None
     failed: bool = False
     picture: Picture | None = None
 
 
-def said(*parts: str | Table, data: Any = None) -> Reply:
+def said(*parts: str | Table | Code, data: Any = None) -> Reply:
     """A reply of these parts."""
     return Reply(parts, data)
 
@@ -53,7 +60,7 @@ def plain(reply: Reply) -> str:
     return "\n\n".join(
         "\n".join(_line(part.columns, row) for row in part.rows)
         if isinstance(part, Table)
-        else printable(part, keep="\n")
+        else printable(part.text if isinstance(part, Code) else part, keep="\n")
         for part in reply.parts
     )
 
@@ -63,17 +70,20 @@ def as_html(reply: Reply) -> str:
 
     https://spec.matrix.org/v1.16/client-server-api/#mroommessage-msgtypes
     """
-    return "".join(
-        _list(part)
-        if isinstance(part, Table)
-        else f"<p>{html.escape(printable(part, keep=chr(10))).replace(chr(10), '<br>')}</p>"
-        for part in reply.parts
-    )
+    return "".join(_part(part) for part in reply.parts)
 
 
 def printable(text: str, keep: str = "") -> str:
     """What others wrote, without what a terminal or a reader would obey."""
     return "".join(c if c.isprintable() or c in keep else REPLACEMENT for c in text)
+
+
+def _part(part: str | Table | Code) -> str:
+    if isinstance(part, Table):
+        return _list(part)
+    if isinstance(part, Code):
+        return f"<pre><code>{html.escape(printable(part.text, keep=chr(10)))}\n</code></pre>"
+    return f"<p>{html.escape(printable(part, keep=chr(10))).replace(chr(10), '<br>')}</p>"
 
 
 def _cells(columns: Iterable[str], row: Iterable[str]) -> list[tuple[str, str]]:

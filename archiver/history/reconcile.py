@@ -20,13 +20,12 @@ import structlog
 from archiver import metrics
 from archiver.capture.policy import ROOM_EXCLUDED, CapturePolicy
 from archiver.catalogue import moments, rooms
-from archiver.catalogue.moments import Moment
 from archiver.catalogue.rooms import Claim
 from archiver.db.pool import DATABASE_AWAY, Pool
 from archiver.errors import ArchiverError, HomeserverUnavailable, RateLimited, RoomUnreadable
 from archiver.history.pages import ClaimLost
 from archiver.history.visit import LEASE, Pace, Visitor
-from archiver.matrix.history import History
+from archiver.matrix.history import NOTHING_TO_READ, History
 
 POLL_SECONDS = 1.0
 GRACE = partial(asyncio.sleep, 2.0)
@@ -43,11 +42,6 @@ ASK_FOR_RIGHTS_EVERY = timedelta(minutes=1)
 LOOK_BACK_EVERY = timedelta(hours=6)
 UNREADABLE_AGAIN = timedelta(days=1)
 FIRST_SILENCE, LONGEST_SILENCE = timedelta(minutes=10), timedelta(hours=6)
-
-NOTHING_TO_READ = (
-    "the bot may read no room, so pushes that got lost cannot be found: make the bot an "
-    "administrator of the homeserver (README, old messages), or invite it to rooms"
-)
 
 log = structlog.get_logger(__name__)
 
@@ -117,11 +111,7 @@ class Reconciler:
     async def doubt(self, why: str, room_ids: Collection[str] | None = None) -> datetime:
         """From now on these rooms, or all, count as incomplete until they are compared."""
         async with self._pool.acquire() as conn, conn.transaction():
-            if room_ids is None:
-                await moments.note(conn, Moment.DOUBT)
-            else:
-                await rooms.see(conn, room_ids)
-            began = await rooms.doubt(conn, room_ids)
+            began = await rooms.ask(conn, room_ids)
         if room_ids is None:
             log.info("pushes may be missing, every room is compared", why=why)
             await self._list_rooms()

@@ -10,7 +10,10 @@ import asyncio
 import hmac
 import time
 from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager as Context
+from contextlib import nullcontext
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 from aiohttp import web
@@ -21,9 +24,14 @@ from archiver.capture.batch import Batch, NotJSON
 from archiver.capture.policy import CapturePolicy
 from archiver.capture.record import record
 from archiver.capture.rows import Kept, keep
+from archiver.catalogue import inbox
 from archiver.db.pool import DATABASE_AWAY, Pool
 from archiver.intake.activity import rooms_of
+from archiver.intake.summons import Summons, summoned
 from archiver.model import Source
+
+if TYPE_CHECKING:
+    from archiver.db.pool import Connection
 
 # 100 events of 64 KiB, escaped at worst sixfold: Synapse repeats a refused push for ever.
 MAX_BODY = 64 * 1024 * 1024
@@ -35,6 +43,7 @@ log = structlog.get_logger(__name__)
 class Intake:
     """Answers 200 only after everything that matters in a transaction is committed.
 
+    What concerns the `bot`, commands that begin with `prefix` among it, goes into its inbox.
     `refused` is called when a push could not be recorded for want of the database, `pushed` with
     the rooms of one that was.
     """
@@ -44,6 +53,7 @@ class Intake:
         pool: Pool,
         hs_token: str,
         bot: str,
+        prefix: str,
         policy: CapturePolicy,
         refused: Callable[[], None] = lambda: None,
         pushed: Callable[[Collection[str]], None] = lambda _rooms: None,
@@ -51,6 +61,7 @@ class Intake:
         self._pool = pool
         self._authorization = b"Bearer " + hs_token.encode()
         self._bot = bot
+        self._prefix = prefix
         self._policy = policy
         self._on_refusal = refused
         self._on_push = pushed
@@ -97,12 +108,14 @@ class Intake:
 
     async def _record(self, body: bytes) -> None:
         # Hostile bodies take a while to take apart, and the loop has others to serve.
-        take_apart = partial(_take_apart, body, self._policy)
+        take_apart = partial(_take_apart, body, self._policy, self._prefix, self._bot)
         large = len(body) > LARGE_BODY
-        kept, rooms = await asyncio.to_thread(take_apart) if large else take_apart()
+        kept, rooms, summons = await asyncio.to_thread(take_apart) if large else take_apart()
         async with asyncio.timeout(50):  # Synapse itself gives up after 60 s
-            async with self._pool.acquire() as conn:
+            async with self._pool.acquire() as conn, _together(conn, summons):
                 recorded = await record(conn, kept, Source.PUSH, self._policy)
+                if summons:
+                    await inbox.put(conn, summons)
         self._on_push(rooms)
         recorded.add_to_metrics(Source.PUSH)
 
@@ -118,9 +131,16 @@ class Intake:
         return _refused(404, "M_NOT_FOUND", "the archive makes no rooms")
 
 
-def _take_apart(body: bytes, policy: CapturePolicy) -> tuple[list[Kept], set[str]]:
+def _take_apart(
+    body: bytes, policy: CapturePolicy, prefix: str, bot: str
+) -> tuple[list[Kept], set[str], list[Summons]]:
     batch = Batch(body)
-    return keep(batch, policy), rooms_of(batch.events)
+    return keep(batch, policy), rooms_of(batch.events), summoned(batch.events, prefix, bot)
+
+
+def _together(conn: Connection, summons: list[Summons]) -> Context[object]:
+    """One commit for the archive and the inbox; one statement alone is one anyway."""
+    return conn.transaction() if summons else nullcontext()
 
 
 def _refused(status: int, errcode: str, error: str) -> web.Response:

@@ -28,6 +28,11 @@ ROOMS_A_PAGE = 500
 # Being made an administrator shows after so long at the latest.
 REMEMBER_SECONDS = 60.0
 
+NOTHING_TO_READ = (
+    "the bot may read no room, so pushes that got lost cannot be found: make the bot an "
+    "administrator of the homeserver (README, old messages), or invite it to rooms"
+)
+
 _TIMEOUT = aiohttp.ClientTimeout(total=300, connect=10, sock_read=120)
 _CLIENT = "_matrix/client/v3"
 _CLIENT_V1 = "_matrix/client/v1"
@@ -66,6 +71,20 @@ class History:
                 self._admin = False
             self._asked_at = time.monotonic()
         return self._admin
+
+    async def server_version(self) -> str | None:
+        """The homeserver's own version, asked anew each time; None where it answers, and does not
+        tell.
+
+        https://element-hq.github.io/synapse/latest/admin_api/version_api.html
+        """
+        try:
+            version = (await self._ask(self._base / _ADMIN / "server_version", {})).get(
+                "server_version"
+            )
+        except RoomUnreadable:
+            return None
+        return version if isinstance(version, str) else None
 
     async def rooms(self) -> list[str]:
         """The ids of all rooms that we may read.

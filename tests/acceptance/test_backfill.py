@@ -251,7 +251,7 @@ async def test_a_bot_without_power_reads_the_rooms_that_it_is_in(
     status, told, said = await backfill(alias)
     assert status == 1
     assert f"{people.room} is not read: the bot may not read it: make the bot an admin" in told
-    assert "1 of 1 rooms could not be read" in said
+    assert "1 of 1 rooms could not be read" in told
     token = yaml.safe_load(archive.registration.read_text("utf-8"))["as_token"]
     bot = MatrixUser(http, site.synapse.url, _bot(site.synapse), token)
     room, as_bot = f"{CLIENT}/rooms/{quote(people.room)}", {"user_id": bot.user_id}

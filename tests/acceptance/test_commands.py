@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 import asyncpg
@@ -72,7 +73,7 @@ async def test_tokens_are_made_listed_and_revoked(
     await eventually("the token is refused", is_refused, 5)
     unknown = await command(archive, "token", "revoke", "panel")
     assert unknown.returncode == 1
-    assert "archiver token list" in unknown.stderr
+    assert "`token list`" in unknown.stderr
 
 
 async def test_stats_count_what_is_kept(
@@ -83,10 +84,13 @@ async def test_stats_count_what_is_kept(
     mxc = await people.alice.upload(png(9, 9, (1, 1, 1)))
     await people.alice.send_image(people.room, mxc)
     await reader.until("ready", mxc)
+
+    async def say_the_same() -> bool:  # once the small pictures are made, and rooms compared
+        printed = await command(archive, "stats", "--json")
+        return bool(json.loads(printed.stdout) == await reader.stats())
+
+    await eventually("both say the same", say_the_same)
     figures = await reader.stats()
-    printed = await command(archive, "stats", "--json")
-    assert printed.returncode == 0
-    assert json.loads(printed.stdout) == figures
     assert figures["media"]["ready"] >= 1
     assert figures["blobs"]["inline"]["bytes"] > 0
     assert "ready" in (await command(archive, "stats")).stdout
@@ -140,6 +144,45 @@ async def test_the_doctor_says_that_the_database_is_away(site: Site, archive: Ar
     assert done.returncode == 1
     assert "BAD  database" in done.stdout
     assert "secret-word" not in done.stdout + done.stderr
+
+
+async def test_the_doctor_looks_at_the_control_room(
+    site: Site, archive: Archiver, people: People, http: aiohttp.ClientSession
+) -> None:
+    """It is there, one of bot.admins has asked the bot into it, and the bot can read it."""
+    owner, server = people.admin, site.synapse.server_name
+
+    async def found(room: str, **bot: Any) -> tuple[bool, str]:
+        archive.configure(site.synapse.url, {"bot": {"control_room": room, **bot}})
+        done = await command(archive, "doctor", "--json")
+        (finding,) = (one for one in json.loads(done.stdout) if one["check"] == "control room")
+        return finding["ok"], finding["said"] + finding["advice"]
+
+    room = await owner.create_room(room_alias_name=owner.user_id[1:].partition(":")[0])
+    alias = f"#{owner.user_id[1:]}"
+    admins = [owner.user_id]
+    archive.configure(site.synapse.url, {"bot": {"control_room": alias, "admins": admins}})
+    await started(archive, http)
+    bot = f"@archiver:{server}"
+    well, advice = await found(f"#nowhere:{server}", admins=admins)
+    assert (well, "names no room" in advice) == (False, True)
+    well, advice = await found(alias, admins=admins)
+    assert (well, f"let {owner.user_id} invite {bot}" in advice) == (False, True)
+    path = f"/_matrix/client/v3/rooms/{quote(room)}/invite"
+    await owner.call("POST", path, json={"user_id": bot})
+    members = f"/_matrix/client/v3/rooms/{quote(room)}/joined_members"
+
+    async def has_come() -> bool:
+        return bot in (await owner.call("GET", members))["joined"]
+
+    await eventually("the bot comes", has_come)
+    said = f"the bot is in {alias}, and hears !archive"
+    assert await found(alias, admins=admins) == (True, said)
+    well, advice = await found(room, admins=[])
+    assert (well, "bot.admins" in advice) == (False, True)
+    await owner.send_state(room, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+    well, advice = await found(room, admins=admins)
+    assert (well, "without encryption" in advice) == (False, True)
 
 
 async def test_an_old_database_is_migrated_on_command_only(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import pytest
 
-from archiver.app import http_session
+from archiver.base import http_session
 from archiver.serve.access import Access
 from archiver.serve.matrix_tokens import MatrixTokens
 from demo.people import People

@@ -238,12 +238,12 @@ async def test_a_hold_outlives_the_policy(setting: Setting) -> None:
     posted, other = await setting.post(), await setting.post()
     await readers.reader.until("ready", posted.mxc, other.mxc)
     config = ("-c", str(setting.archive.config))
-    arguments = ("hold", posted.mxc, "--reason", "evidence", *config)
+    arguments = ("hold", posted.mxc, "for", "evidence", *config)
     assert await asyncio.to_thread(setting.archive.command, *arguments) == f"Held {posted.mxc}.\n"
     held = orjson.loads(
         await asyncio.to_thread(setting.archive.command, "holds", "--json", *config)
     )
-    assert [(one["target"], one["reason"]) for one in held] == [(posted.mxc, "evidence")]
+    assert [(one["target"], one["reason"]) for one in held] == [(posted.mxc, "for evidence")]
     assert held[0]["holder"].startswith("shell:")
     await setting.redact(posted)
     await setting.redact(other)
@@ -253,9 +253,7 @@ async def test_a_hold_outlives_the_policy(setting: Setting) -> None:
     await readers.admin.until("deleted", posted.mxc)
     wrong = await asyncio.to_thread(setting.archive.attempt, "unhold", posted.mxc, *config)
     assert (wrong.returncode, "no hold on" in wrong.stderr) == (1, True)
-    wrong = await asyncio.to_thread(
-        setting.archive.attempt, "hold", "cat.png", "--reason", "x", *config
-    )
+    wrong = await asyncio.to_thread(setting.archive.attempt, "hold", "cat.png", "x", *config)
     assert (wrong.returncode, "mxc://server/id" in wrong.stderr) == (2, True)
 
 

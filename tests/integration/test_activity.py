@@ -45,7 +45,7 @@ async def test_every_event_of_a_push_is_noted(pool: Pool) -> None:
     """Text messages, too, of which nothing else is kept; and that something was pushed at all."""
     activity = Activity(pool, EVERY)
     intake = Intake(
-        pool, "secret", "@bot:b", CapturePolicy("b"), pushed=activity.pushed
+        pool, "secret", "@bot:b", "!archive", CapturePolicy("b"), pushed=activity.pushed
     ).application()
     async with TestClient(TestServer(intake)) as client:
         body = json.dumps({"events": [text("!a"), text("!b"), text("!a")]})

@@ -14,7 +14,7 @@ import orjson
 import pytest
 from aiohttp import web
 
-from archiver.app import http_session
+from archiver.base import http_session
 from archiver.capture.policy import CapturePolicy
 from archiver.catalogue import backfill as catalogue
 from archiver.history import backfill as module

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from archiver.app import http_session
+from archiver.base import http_session
 from archiver.catalogue.queue import Said
 from archiver.errors import (
     ArchiverError,

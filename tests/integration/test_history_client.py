@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 
-from archiver.app import http_session
+from archiver.base import http_session
 from archiver.errors import (
     FetchFailed,
     HomeserverUnavailable,

@@ -61,7 +61,9 @@ def transaction(*events: Any, **others: Any) -> bytes:
 
 
 def server(pool: Pool) -> TestServer:
-    return TestServer(Intake(pool, TOKEN, BOT, CapturePolicy("example.com")).application())
+    return TestServer(
+        Intake(pool, TOKEN, BOT, "!archive", CapturePolicy("example.com")).application()
+    )
 
 
 @asynccontextmanager

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from archiver.app import http_session
+from archiver.base import http_session
 from archiver.catalogue import tokens
 from archiver.serve import matrix_tokens, remembered
 from archiver.serve.access import Access

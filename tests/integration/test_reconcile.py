@@ -364,6 +364,19 @@ async def test_rooms_that_are_left_out_are_not_asked_for(
     assert (await room(pool))["reason"] == ROOM_EXCLUDED
 
 
+async def test_what_our_bot_says_is_no_gap(
+    pool: Pool, homeserver: Rooms, http: aiohttp.ClientSession
+) -> None:
+    """It was never archived, so nothing is missing, and nothing is found."""
+    homeserver.add(ROOM, {**image("$a"), "sender": BOT}, image("$b"))
+    before = gaps()
+    policy = CapturePolicy(SERVER_NAME, bot=BOT)
+    await compared(another(pool, homeserver, http, policy=policy), pool)
+    assert list(await sources(pool)) == ["$b"]
+    assert gaps() - before == 1
+    assert (await room(pool))["complete_until"]
+
+
 async def test_several_processes_share_the_rooms(
     pool: Pool, homeserver: Rooms, http: aiohttp.ClientSession
 ) -> None:

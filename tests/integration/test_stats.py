@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from archiver.capture.policy import CapturePolicy
+from archiver.matrix.registration import new_registration
 from tests.support.serving import POLICY, Archive, Reader, state
 
 
@@ -28,6 +29,8 @@ def config(database_url: str, tmp_path: Path) -> Path:
         ),
         "utf-8",
     )
+    registration = new_registration("http://127.0.0.1:1", "archive.test")
+    (tmp_path / "registration.yaml").write_text(yaml.safe_dump(registration), "utf-8")
     return path
 
 
@@ -72,7 +75,7 @@ async def test_people_are_told_what_is_missing_and_why(archive: Archive, config:
     await fill(archive)
     lines = [line.split() for line in (await stats(config)).splitlines()]
     for line in (
-        "in all 50.00 %",
+        "Coverage: 50.00 % of what was posted is here.",
         "failed 1 it is gone: 1",
         "excluded 1 capture.remote_media: 1",
         "unknown 1",
@@ -103,4 +106,4 @@ async def test_an_empty_archive_lacks_nothing(config: Path) -> None:
     """There was nothing to have; no room is listed."""
     printed = await stats(config)
     assert "100.00 %" in printed
-    assert "least complete" not in printed
+    assert "Least complete" not in printed

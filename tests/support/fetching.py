@@ -11,7 +11,7 @@ from pathlib import Path
 
 import asyncpg
 
-from archiver.app import http_session
+from archiver.base import http_session
 from archiver.catalogue import queue
 from archiver.catalogue.queue import Job
 from archiver.db.pool import Connection, Pool

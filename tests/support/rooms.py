@@ -10,6 +10,8 @@ from aiohttp import web
 
 from tests.support.process import LOOPBACK, free_port
 
+MOST_UPLOADED = 32 * 1024 * 1024
+
 Event = dict[str, Any]
 
 
@@ -33,6 +35,9 @@ class Rooms:
         self.admin = True
         self.refused: dict[str, tuple[int, str]] = {}
         self.forgotten_tokens = False
+        self.aliases: dict[str, str] = {}
+        self.uploads: list[bytes] = []
+        self.takes_uploads = True
         self.close_connections = False
         self.versions_status = 200
         self.versions_asked = 0
@@ -54,12 +59,14 @@ class Rooms:
 
     async def start(self) -> None:
         """Returns when it answers."""
-        app = web.Application()
+        app = web.Application(client_max_size=MOST_UPLOADED)
         admin, client = "/_synapse/admin/v1", "/_matrix/client/v3"
         app.router.add_get("/_matrix/client/versions", self._versions)
         app.router.add_get(admin + "/users/{user}/admin", self._is_admin)
         app.router.add_get(admin + "/rooms", self._list)
         app.router.add_get(client + "/joined_rooms", self._joined)
+        app.router.add_get(client + "/directory/room/{alias}", self._room_of)
+        app.router.add_post("/_matrix/media/v3/upload", self._upload)
         for face in (admin, client):
             app.router.add_get(face + "/rooms/{room}/messages", self._messages)
             app.router.add_get(face + "/rooms/{room}/state", self._state)
@@ -96,6 +103,16 @@ class Rooms:
 
     async def _joined(self, _request: web.Request) -> web.Response:
         return web.json_response({"joined_rooms": []})
+
+    async def _room_of(self, request: web.Request) -> web.Response:
+        room_id = self.aliases.get(request.match_info["alias"])
+        return web.json_response({"room_id": room_id}) if room_id else _error(404, "M_NOT_FOUND")
+
+    async def _upload(self, request: web.Request) -> web.Response:
+        if not self.takes_uploads:
+            return _error(403, "M_FORBIDDEN")
+        self.uploads.append(await request.read())
+        return web.json_response({"content_uri": f"mxc://homeserver.test/{len(self.uploads)}"})
 
     async def _state(self, request: web.Request) -> web.Response:
         self.states_asked += 1

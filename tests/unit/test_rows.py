@@ -270,3 +270,36 @@ def test_storable_json_says_the_same(value: Any) -> None:
     """What is stored reads as what was sent."""
     text = storable_json(value)
     assert orjson.loads(text) == value if text else "\\u0000" in orjson.dumps(value).decode()
+
+
+@pytest.mark.parametrize(
+    ("content", "is_kept"),
+    [
+        ({"body": f"!archive show {CAT}"}, False),
+        ({"body": f"  !ARCHIVE delete {CAT} "}, False),
+        ({"body": f"!archive {CAT}", "formatted_body": f"<p>!archive {CAT}</p>"}, False),
+        ({"body": f"!archived {CAT}"}, True),
+        ({"body": f"see !archive {CAT}"}, True),
+        ({"body": "!archive show cat", "url": CAT}, True),
+        ({"body": f"!archive show {CAT}", "msgtype": "m.notice"}, True),
+        ({"body": f"!archive {CAT}", "formatted_body": f'<img src="{CAT}">'}, True),
+        ({"body": "!archive show", "other": CAT}, True),
+    ],
+)
+def test_asking_about_a_media_is_not_posting_it(content: dict[str, Any], is_kept: bool) -> None:
+    """Words that begin with the bot's prefix are a command, unless they show a media as well."""
+    policy = CapturePolicy("example.com", prefix="!archive")
+    event = image(content={"msgtype": "m.text", **content})
+    assert (kept(event, policy) is not None) is is_kept
+    assert kept(event) is not None
+
+
+def test_what_our_bot_sends_is_not_kept() -> None:
+    """Whatever it is; who has no name is not taken for the bot, nor the bot for others."""
+    bot = "@archiver:example.com"
+    policy = CapturePolicy("example.com", bot=bot)
+    assert kept(image(sender=bot), policy) is None
+    assert kept(image(type="m.room.member", state_key=bot, sender=bot), policy) is None
+    for sender in ("@alice:example.com", "", None, [bot]):
+        assert kept(image(sender=sender), policy) is not None
+    assert kept(image(sender="")) is not None

@@ -1,0 +1,22 @@
+"""Commands that read, try, hold, let in and show."""
+
+from __future__ import annotations
+
+from archiver.control.commands import (
+    comparing,
+    holding,
+    previewing,
+    reading_back,
+    retrying,
+    tokens,
+)
+from archiver.control.definition import Command
+
+COMMANDS: tuple[Command, ...] = (
+    *previewing.COMMANDS,
+    *reading_back.COMMANDS,
+    *comparing.COMMANDS,
+    *retrying.COMMANDS,
+    *holding.COMMANDS,
+    *tokens.COMMANDS,
+)

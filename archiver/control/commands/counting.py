@@ -1,0 +1,136 @@
+"""`stats`: what is kept, what waits, what is missing, and who or what fills the archive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from archiver.catalogue import coverage, knowledge, tallies
+from archiver.catalogue.stats import statistics
+from archiver.catalogue.tallies import Group, Tally
+from archiver.control.asked import Asked
+from archiver.control.definition import command
+from archiver.control.reply import Reply, Table, said
+from archiver.control.words import plural, short
+from archiver.units import format_size
+
+if TYPE_CHECKING:
+    from archiver.db.pool import Connection
+
+ROOMS = 10
+MOST = 15
+REASONS = 8
+GROUPS = ("room", "user", "type", "month")
+
+
+@command("stats")
+@click.argument("group", type=click.Choice(GROUPS), required=False)
+async def stats(asked: Asked, group: Group | None) -> Reply:
+    """Count media, files, events and what is missing; or media and bytes by GROUP.
+
+    Without a group: media by state, files and bytes by place, events by type, how much of what
+    was posted is here, what is not and why, and the rooms that lack most.
+
+    With room, user or type: the 15 that hold most bytes. With month: the latest 15. A media counts
+    once in its group, and so do bytes that several media of the group share. The type is what the
+    bytes are, whatever their sender called them.
+    """
+    async with asked.means.pool.acquire() as conn:
+        if group is not None:
+            return await _grouped(conn, group)
+        figures = await statistics(conn)
+        rooms = await _least_complete(conn)
+    tables = (*_totals(figures), *_coverage(figures["coverage"]), *_rooms(rooms))
+    return said(*(part for title, table in tables for part in (title, table)), data=figures)
+
+
+async def _grouped(conn: Connection, group: Group) -> Reply:
+    found = await tallies.by(conn, group, MOST)
+    names: dict[str, str] = {}
+    if group == "room":
+        known = await knowledge.rooms(conn, [tally.key for tally in found if tally.key])
+        names = {room_id: room.name or room_id for room_id, room in known.items()}
+    if not found:
+        return said("Nothing is archived yet.", data=[])
+    rows = tuple(_tally(tally, names.get(tally.key, tally.key)) for tally in found)
+    order = "the latest first" if group == "month" else "most bytes first"
+    data = [{**tally._asdict(), "name": names.get(tally.key)} for tally in found]
+    return said(f"By {group}, {order}:", Table(("", "media", ""), rows), data=data)
+
+
+def _tally(tally: Tally, name: str) -> tuple[str, str, str]:
+    return short(name) or "(unknown)", f"{tally.media:,}", format_size(tally.bytes)
+
+
+async def _least_complete(conn: Connection) -> list[dict[str, Any]]:
+    room_ids = [
+        row["room_id"] for row in await coverage.least_complete(conn, ROOMS) if row["room_id"]
+    ]
+    known = await knowledge.rooms(conn, room_ids)
+    covered = await coverage.of_rooms(conn, room_ids)
+    return [
+        {"room_id": room_id, "name": known[room_id].name, "coverage": covered[room_id]}
+        for room_id in room_ids
+    ]
+
+
+def _totals(figures: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
+    media = tuple((state, f"{number:,}") for state, number in figures["media"].items())
+    yield "Media by state:", Table(("", ""), media)
+    blobs = tuple(
+        (place, f"{row['blobs']:,}", format_size(row["bytes"]))
+        for place, row in figures["blobs"].items()
+    )
+    yield "Files by place:", Table(("", "", ""), blobs)
+    kinds = list(figures["events"].items())
+    events = [(short(kind) or "(no type)", f"{number:,}") for kind, number in kinds[:MOST]]
+    if rest := sum(number for _, number in kinds[MOST:]):
+        events.append((f"{plural(len(kinds) - MOST, 'other type')}", f"{rest:,}"))
+    yield "Events by type:", Table(("", ""), tuple(events))
+
+
+def _coverage(covered: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:
+    references = tuple(
+        (state, f"{number:,}", because(covered.get(state, {})))
+        for state, number in covered["references"].items()
+    )
+    title = f"Coverage: {covered['percent']:.2f} % of what was posted is here."
+    yield title, Table(("", "", ""), references)
+    yield "What else is known to be missing:", Table(("", ""), _missing(covered))
+    rooms = tuple((history, f"{number:,}") for history, number in covered["rooms"].items())
+    yield "History of rooms:", Table(("", ""), rooms)
+
+
+def _missing(covered: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    emptied, gaps = covered["emptied_events"], covered["gaps"]
+    return (
+        ("encrypted events, which cannot be opened", f"{covered['encrypted_events']:,}"),
+        ("emptied by a redaction, original asked for", f"{emptied['wanted']:,}"),
+        ("emptied by a redaction, original lost", f"{emptied['lost']:,}"),
+        ("never pushed, found in history since", f"{gaps['filled']:,}"),
+        ("rooms still to be compared with history", f"{gaps['rooms_open']:,}"),
+    )
+
+
+def _rooms(rooms: list[dict[str, Any]]) -> Iterator[tuple[str, Table]]:
+    if not rooms:
+        return
+    rows = []
+    for room in rooms:
+        covered = room["coverage"]
+        number = covered["references"]
+        other = number["quarantined"] + number["excluded"] + number["deleted"]
+        counts = (number["ready"], number["pending"], number["failed"], other)
+        name = short(room["name"] or room["room_id"])
+        rows.append((name, f"{covered['percent']:.2f} %", *(f"{count:,}" for count in counts)))
+    columns = ("", "", "ready", "pending", "failed", "other")
+    yield "Least complete rooms:", Table(columns, tuple(rows))
+
+
+def because(reasons: Mapping[str, int]) -> str:
+    """The commonest reasons with how often each holds."""
+    common = sorted(reasons.items(), key=lambda reason: -reason[1])
+    words = [f"{reason}: {count:,}" for reason, count in common[:REASONS]]
+    return ", ".join(words + ["…"] * (len(common) > REASONS))

@@ -1,0 +1,1 @@
+"""What the bot watches, and the words in which it tells of it."""

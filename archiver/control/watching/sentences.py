@@ -1,0 +1,102 @@
+"""What the bot says by itself: what happened, and what to do about it."""
+
+from __future__ import annotations
+
+from archiver.catalogue.notices import Damaged, Failed, Spell
+from archiver.control.reply import Reply, Table, said
+from archiver.control.watching.disks import Space
+from archiver.control.words import moment, plural
+from archiver.units import format_size
+
+
+def homeserver_back(spell: Spell) -> Reply:
+    """It did not answer, and could not be told so meanwhile."""
+    return said(
+        f"✅ The homeserver answers again. It did not {_while(spell)}.",
+        "What was posted meanwhile is pushed now, or found by comparing: nothing is to be done.",
+    )
+
+
+def store_away(spell: Spell, reason: str) -> Reply:
+    """The object store does not answer; `reason` says what to do."""
+    return said(
+        f"⚠️ The object store has not answered since {moment(spell.begun_at)} (UTC): {reason}.",
+        "Large media wait, and nothing is lost.",
+    )
+
+
+def store_back(spell: Spell) -> Reply:
+    """It answers again."""
+    return said(
+        f"✅ The object store answers again. It did not {_while(spell)}.",
+        "What waited is archived now: nothing is to be done.",
+    )
+
+
+def database_back(spell: Spell) -> Reply:
+    """It was away, and with it what is to be told."""
+    return said(
+        f"✅ The database answers again. It did not {_while(spell)}.",
+        "The homeserver pushes now what it held back. If nobody stopped PostgreSQL, its log"
+        " tells why.",
+    )
+
+
+def disk_low(space: Space) -> Reply:
+    """A disk is nearly full."""
+    return said(
+        f"⚠️ The disk of {_paths(space)} is nearly full: {format_size(space.free)} of"
+        f" {format_size(space.size)} are free.",
+        "Make room, or give it a larger one: when it is full, nothing new can be archived.",
+    )
+
+
+def disk_roomy(space: Space) -> Reply:
+    """There is room again."""
+    return said(
+        f"✅ The disk of {_paths(space)} has room again: {format_size(space.free)} of"
+        f" {format_size(space.size)} are free."
+    )
+
+
+def failures(spell: Spell, failed: Failed, prefix: str) -> Reply:
+    """The day's digest of what failed for good."""
+    # The first digest counts from the beginning of time.
+    since = f"since {moment(spell.begun_at)} (UTC)" if spell.begun_at.year > 1970 else "so far"
+    rows = [(reason, f"{number:,}") for reason, number in failed.reasons]
+    rest = failed.total - sum(number for _, number in failed.reasons)
+    if rest:
+        rows.append(("other reasons", f"{rest:,}"))
+    return said(
+        f"⚠️ {plural(failed.total, 'media', 'media')} failed for good {since}:",
+        Table(("reason", ""), tuple(rows)),
+        f"`{prefix} retry failed` tries all of them once more.",
+    )
+
+
+def gaps(events: int, rooms: int) -> Reply:
+    """Events were found in history that nobody had pushed."""
+    return said(
+        f"⚠️ {plural(events, 'event')} in {plural(rooms, 'room')} had never been pushed. Comparing"
+        " with the homeserver found them, and they are archived now.",
+        "If it goes on, see that the homeserver reaches the archive: `archiver doctor` tells.",
+    )
+
+
+def damage(damaged: Damaged, prefix: str) -> Reply:
+    """Blobs are not what they were any more."""
+    return said(
+        f"⚠️ {plural(damaged.grown, 'file')} in the archive turned out to be damaged or gone;"
+        f" {damaged.every:,} in all.",
+        *([Table(("media",), tuple((str(mxc),) for mxc in damaged.first))] * bool(damaged.first)),
+        f"See that the disk is well, bring the files back from a backup, and `{prefix} verify`"
+        " looks at them again.",
+    )
+
+
+def _while(spell: Spell) -> str:
+    return f"from {moment(spell.begun_at)} to {moment(spell.last_at)} (UTC)"
+
+
+def _paths(space: Space) -> str:
+    return " and ".join(map(str, space.paths))
