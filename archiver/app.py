@@ -16,6 +16,7 @@ from archiver.config import Config
 from archiver.control.asked import Means
 from archiver.control.building import start_control_room
 from archiver.db.listen import Listener
+from archiver.fetch.again import again
 from archiver.fetch.archive import Parts
 from archiver.fetch.building import configured as fetching
 from archiver.fetch.demand import Demand, open_demand
@@ -30,6 +31,10 @@ from archiver.intake.recovery import Recovery
 from archiver.intake.transactions import Intake
 from archiver.keep.redaction_policy import followers
 from archiver.keep.redactions import Redactor
+from archiver.keep.repair import Repairer
+from archiver.keep.retention import Expiry, Retention
+from archiver.keep.rounds import Rounds
+from archiver.keep.sealing import Sealer
 from archiver.matrix.bot import Bot
 from archiver.matrix.history import History
 from archiver.matrix.registration import Registration, load_registration
@@ -86,6 +91,9 @@ async def run(config: Config, parts: Collection[Part] = tuple(Part)) -> None:
                     start_workers(base, registration, listener, group, GENTLE, demand)
                     _start_comparing(base, registration, bot, group)
                     _start_making(base, maker, group)
+                    _start_mending(base, registration, group)
+                    _start_expiring(base, group)
+                    group.create_task(Sealer(base.pool).run())
                 if Part.BOT in parts:
                     group.create_task(bot.announce(ping=Part.INTAKE in parts))
                     work_with = means(base, registration)
@@ -133,11 +141,27 @@ def _start_comparing(
     group.create_task(watch.run())
 
 
+def _start_mending(base: Base, registration: Registration, group: asyncio.TaskGroup) -> None:
+    """What finds damage, and what fetches damaged bytes again."""
+    rules, fetch = base.config.worker, again(_fetching(base, registration))
+    group.create_task(Repairer(base.pool, base.store, fetch).run())
+    if rules.verify_rate is not None:
+        rounds = Rounds(base.pool, base.store, rules.verify_rate, rules.verify_every)
+        group.create_task(rounds.run())
+
+
 def _start_making(base: Base, maker: Maker, group: asyncio.TaskGroup) -> None:
     """One helper is left to those who ask for something."""
     if base.config.thumbnails.background:
         for _ in range(max(1, base.config.thumbnails.helpers - 1)):
             group.create_task(Background(base.pool, maker).run())
+
+
+def _start_expiring(base: Base, group: asyncio.TaskGroup) -> None:
+    rules, every = base.config.retention.rules, base.config.retention.every
+    if rules:
+        retention = Retention(base.pool, rules, base.config.homeserver.server_name)
+        group.create_task(Expiry(base.pool, retention, every).run())
 
 
 def history(base: Base, registration: Registration) -> History:

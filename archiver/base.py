@@ -15,7 +15,7 @@ from archiver.db.embedded import EmbeddedPostgres
 from archiver.db.migrate import bring_up_to_date
 from archiver.db.pool import Pool, open_pool
 from archiver.store.hybrid import HybridStore
-from archiver.store.opening import object_store
+from archiver.store.opening import former_store, object_store
 from archiver.store.postgres import PostgresStore
 
 MOST_CONNECTIONS = 50  # the embedded server takes 200, and other processes have their share
@@ -55,7 +55,10 @@ async def open_base(config: Config) -> AsyncIterator[Base]:
         await bring_up_to_date(pool, embedded=config.database.url == "embedded")
         session = await stack.enter_async_context(http_session())
         store = HybridStore(
-            PostgresStore(pool), object_store(config.storage), config.storage.inline_limit
+            PostgresStore(pool),
+            object_store(config.storage),
+            config.storage.inline_limit,
+            former_store(config.storage),
         )
         stack.push_async_callback(store.close)
         yield Base(config, dsn, pool, session, store)

@@ -55,7 +55,12 @@ ROOM_SECONDS = Histogram(
     "What the homeserver took to answer one comparison",
     buckets=(0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5),
 )
+BYTES_VERIFIED = Counter("archiver_verified_bytes_total", "Bytes hashed anew")
+REPAIRED = Counter("archiver_repaired_blobs_total", "Damaged blobs that were mended")
 REDACTIONS = Counter("archiver_redactions_total", "Redactions whose effect was worked out")
+
+RETENTION = Counter("archiver_retention_total", "Media that rules of retention let go", ["rule"])
+RETENTION_BYTES = Counter("archiver_retention_bytes_total", "Bytes that this freed")
 
 RENDERS = Counter("archiver_renders_total", "Pictures asked of helpers", ["work", "outcome"])
 RENDER_SECONDS = Histogram(
@@ -106,6 +111,11 @@ ROOMS = Gauge(
 ROOMS_OPEN = Gauge(
     "archiver_rooms_with_open_gaps",
     "Rooms whose newest history may have gaps",
+    multiprocess_mode=LAST,
+)
+DAMAGED_BLOBS = Gauge(
+    "archiver_damaged_blobs",
+    "Blobs whose bytes are known to be damaged or gone",
     multiprocess_mode=LAST,
 )
 PROCESSING = Gauge(

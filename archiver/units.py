@@ -47,6 +47,15 @@ def format_size(size: float) -> str:
     return f"{size:.1f} TiB"
 
 
+def format_duration(span: timedelta) -> str:
+    """`90 d`, in the largest unit that leaves no rest."""
+    seconds = span.total_seconds()
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds and seconds % size == 0:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{seconds:g} s"
+
+
 def _split(value: object) -> re.Match[str] | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None

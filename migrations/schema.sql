@@ -78,11 +78,17 @@ CREATE TABLE blob (
     processing_reason   text,                       -- why no picture can be made of it
     damaged_at          timestamptz,                -- its bytes are not what its name says any
                                                     -- more, or are gone; NULL again once mended
+    repaired_at         timestamptz,                -- when it was mended last
+    repair_due          timestamptz NOT NULL DEFAULT '-infinity',  -- while it is damaged: schedule,
+                                                    -- back-off and lease in one
+    repair_attempts     integer NOT NULL DEFAULT 0, -- claims so far: the fencing token
+    repair_reason       text,                       -- why it could not be mended
     CONSTRAINT blob_pending_is_due CHECK (processing <> 'pending' OR processing_due IS NOT NULL),
     CONSTRAINT blob_failed_has_reason CHECK (processing <> 'failed' OR processing_reason IS NOT NULL)
 );
 CREATE INDEX blob_processing_due ON blob (processing_due) WHERE processing = 'pending';
 CREATE INDEX blob_damaged ON blob (damaged_at) WHERE damaged_at IS NOT NULL;
+CREATE INDEX blob_repair_due ON blob (repair_due) WHERE damaged_at IS NOT NULL;
 CREATE INDEX blob_verified ON blob (verified_at NULLS FIRST, sha256);  -- the next to be verified
 CREATE INDEX blob_processing_failed ON blob (sha256) WHERE processing = 'failed';
 
@@ -229,7 +235,8 @@ CREATE TABLE backfill (
 CREATE INDEX backfill_due ON backfill (due_at) WHERE state = 'pending';
 
 -- When something last happened, for all processes: 'push', 'doubt' (since then pushes may be
--- missing until a room is compared), 'reconcile' (a pass over all rooms ended).
+-- missing until a room is compared), 'reconcile' (a pass over all rooms ended), 'retention' (its
+-- rules were begun to be applied).
 CREATE TABLE moment (
     name text PRIMARY KEY,
     at   timestamptz NOT NULL
@@ -238,20 +245,61 @@ CREATE TABLE moment (
 -- What must stay, whatever rule says that it goes.
 CREATE TABLE hold (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    kind        text NOT NULL CHECK (kind IN ('mxc', 'event', 'user', 'room')),
-    target      text COLLATE "C" NOT NULL,
+    kind        text NOT NULL
+        CHECK (kind IN ('mxc', 'event', 'user', 'room', 'hash', 'span')),
+    target      text COLLATE "C" NOT NULL,          -- of bytes 'sha256:' and hex; 'from..to'
     reason      text NOT NULL,
     holder      text NOT NULL,                      -- who said so
     created_at  timestamptz NOT NULL DEFAULT now(),
-    released_at timestamptz
+    released_at timestamptz,
+    begins_at   timestamptz,                        -- of a span; the end is not in it
+    ends_at     timestamptz,
+    CONSTRAINT hold_span_has_times
+        CHECK (kind <> 'span' OR (begins_at IS NOT NULL AND ends_at IS NOT NULL))
 );
 CREATE UNIQUE INDEX hold_live ON hold (kind, target) WHERE released_at IS NULL;
+CREATE INDEX hold_span ON hold (begins_at) WHERE kind = 'span' AND released_at IS NULL;
 
 -- Objects whose rows are gone; their bytes follow when no upload can be on its way any more.
 CREATE TABLE garbage (
     sha256 bytea PRIMARY KEY,
     due_at timestamptz NOT NULL
 );
+
+-- Copies of blobs that rest elsewhere now. They go when nobody can be reading them any more.
+CREATE TABLE leftover (
+    sha256 bytea NOT NULL,
+    store  text NOT NULL CHECK (store IN ('inline', 'filesystem', 's3')),
+    due_at timestamptz NOT NULL,
+    PRIMARY KEY (sha256, store)
+);
+CREATE INDEX leftover_due ON leftover (due_at);
+
+-- Bytes that nobody but administrators may see, from whomever they come.
+CREATE TABLE refused (
+    sha256     bytea PRIMARY KEY CHECK (octet_length(sha256) = 32),
+    reason     text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+-- Media that becomes ready with refused bytes is in quarantine instead. Who refuses bytes holds the
+-- same lock alone, and looks for media afterwards: so it finds whatever became ready before, and
+-- is seen by whatever becomes so later. One lock for all: a lock a hash would be too many for a
+-- transaction that makes many ready.
+CREATE FUNCTION refuse_bytes() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    why text;
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended('refused', 0));
+    SELECT r.reason INTO why FROM refused AS r WHERE r.sha256 = NEW.blob_sha256;
+    IF FOUND THEN
+        NEW.state := 'quarantined';
+        NEW.reason := why;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER media_refused BEFORE INSERT OR UPDATE OF state, blob_sha256 ON media
+    FOR EACH ROW WHEN (NEW.state = 'ready') EXECUTE FUNCTION refuse_bytes();
 
 -- What signs URLs. The secret is kept as it is, because a signature is checked by making it again.
 CREATE TABLE signing_key (
@@ -390,4 +438,24 @@ BEGIN
     RAISE EXCEPTION 'what custody tells is never changed' USING ERRCODE = 'insufficient_privilege';
 END $$;
 CREATE TRIGGER custody_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON custody
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_custody();
+
+-- Custody in sealed batches, each bound to the one before by its hash: whoever gets round the
+-- trigger can change what is told, but not unseen. Identities commit out of order, so a seal names
+-- the very ids that it saw, and those below its last that it did not see: such a row may still be
+-- on its way, and a later seal takes it, whenever it commits. Bytes and hashes: keep/sealing.py.
+CREATE TABLE custody_seal (
+    id        bigint PRIMARY KEY CHECK (id > 0),    -- 1, 2, 3, ...: one that is gone leaves a hole
+    ids       int8multirange NOT NULL,              -- the rows that it seals
+    count     integer NOT NULL CHECK (count > 0),   -- of them
+    digests   bytea NOT NULL,                       -- each row's SHA-256, by id, one after another
+    last_id   bigint NOT NULL,                      -- the greatest id that is sealed so far
+    missing   int8multirange NOT NULL,              -- those below it that no seal has so far
+    sealed_at timestamptz NOT NULL,
+    previous  bytea NOT NULL CHECK (octet_length(previous) = 32),  -- the hash of the one before
+    hash      bytea NOT NULL CHECK (octet_length(hash) = 32),
+    CONSTRAINT custody_seal_digests CHECK (octet_length(digests) = 32 * count)
+);
+CREATE INDEX custody_seal_at ON custody_seal (sealed_at);
+CREATE TRIGGER custody_seal_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON custody_seal
     FOR EACH STATEMENT EXECUTE FUNCTION keep_custody();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,13 @@ INSERT INTO custody (actor, place, action, target, detail) VALUES ($1, $2, $3, $
 """
 RECENT = """
 SELECT at, actor, place, action, target, detail FROM custody ORDER BY at DESC, id DESC LIMIT $1
+"""
+# Of a person or a room also what was done by and in it.
+ABOUT = """
+SELECT at, actor, place, action, target, detail FROM custody
+WHERE ($1::text IS NULL OR target = $1 OR actor = $1 OR place = $1)
+  AND ($2::timestamptz IS NULL OR at >= $2)
+ORDER BY at DESC, id DESC LIMIT $3
 """
 
 
@@ -28,3 +36,10 @@ async def note(
 async def recent(conn: Connection, limit: int) -> list[Row]:
     """The newest lines, newest first: at, actor, place, action, target, detail (JSON text)."""
     return await conn.fetch(RECENT, limit)
+
+
+async def about(
+    conn: Connection, target: str | None, since: datetime | None, limit: int
+) -> list[Row]:
+    """The newest lines about a media, event, person or room, or about all; as `recent`."""
+    return await conn.fetch(ABOUT, target, since, limit)

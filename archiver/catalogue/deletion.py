@@ -6,10 +6,11 @@ at the foreign key, finds the blob gone, and starts over.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from archiver.catalogue.garbage import discard
+from archiver.catalogue.garbage import discard_all
 from archiver.catalogue.holds import EVENT_IS_HELD, MEDIA_IS_HELD
 from archiver.model import Mxc
 
@@ -49,25 +50,36 @@ UPDATE media SET state = 'deleted', reason = $3, blob_sha256 = NULL, declared_ty
                  unfinished = 0, settled_at = now(), redacted_at = now()
 WHERE server_name = $1 AND media_id = $2
 """
-LOCK_BLOB = "SELECT FROM blob WHERE sha256 = $1 FOR UPDATE"
+LOCK_BLOBS = "SELECT FROM blob WHERE sha256 = ANY($1::bytea[]) ORDER BY sha256 FOR UPDATE"
 # A blob that goes takes along what was made of it, which may be the very same bytes.
 DELETE_VARIANTS = """
 WITH gone AS (
-    DELETE FROM variant
-    WHERE blob_sha256 = $1
-      AND NOT EXISTS (SELECT FROM media AS m WHERE m.blob_sha256 = $1)
-      AND NOT EXISTS (SELECT FROM variant AS v WHERE v.sha256 = $1 AND v.blob_sha256 <> $1)
-    RETURNING sha256
+    DELETE FROM variant AS mine
+    WHERE mine.blob_sha256 = ANY($1::bytea[])
+      AND NOT EXISTS (SELECT FROM media AS m WHERE m.blob_sha256 = mine.blob_sha256)
+      AND NOT EXISTS (SELECT FROM variant AS v
+                      WHERE v.sha256 = mine.blob_sha256 AND v.blob_sha256 <> v.sha256)
+    RETURNING mine.blob_sha256, mine.sha256
 )
-SELECT DISTINCT sha256 FROM gone WHERE sha256 <> $1 ORDER BY sha256
+SELECT DISTINCT sha256 FROM gone WHERE sha256 <> blob_sha256
 """
-DELETE_BLOB = """
+# What was a variant of another of them until just now still has its own: its turn is next.
+DELETE_BLOBS = """
 DELETE FROM blob AS b
-WHERE sha256 = $1 AND NOT EXISTS (SELECT FROM media AS m WHERE m.blob_sha256 = b.sha256)
+WHERE b.sha256 = ANY($1::bytea[])
+  AND NOT EXISTS (SELECT FROM media AS m WHERE m.blob_sha256 = b.sha256)
   AND NOT EXISTS (SELECT FROM variant AS v WHERE v.sha256 = b.sha256)
-RETURNING place
+  AND NOT EXISTS (SELECT FROM variant AS v WHERE v.blob_sha256 = b.sha256)
+RETURNING sha256, size, place
 """
-DELETE_DATA = "DELETE FROM blob_data WHERE sha256 = $1"
+DELETE_DATA = "DELETE FROM blob_data WHERE sha256 = ANY($1::bytea[])"
+# What was moved out of the database stays there for a while.
+DELETE_LEFTOVERS = """
+WITH gone AS (
+    DELETE FROM leftover WHERE sha256 = ANY($1::bytea[]) AND store = 'inline' RETURNING sha256
+)
+DELETE FROM blob_data WHERE sha256 IN (SELECT sha256 FROM gone)
+"""
 REVIVE = """
 UPDATE media AS m
 SET redacted_at = NULL,
@@ -123,25 +135,29 @@ async def delete_media(conn: Connection, mxc: Mxc, grace: timedelta) -> bool:
             return False
         await conn.execute(DELETE_MEDIA, *mxc, REASON)
         if row["blob_sha256"] is not None:
-            await drop_blob(conn, row["blob_sha256"])
+            await drop_blobs(conn, [row["blob_sha256"]])
         return True
 
 
-async def drop_blob(conn: Connection, sha256: bytes) -> None:
-    """Deletes a blob that no media has any more and that is no variant of another, and its own
-    variants; the bytes of an object become garbage.
+async def drop_blobs(conn: Connection, digests: Sequence[bytes]) -> int:
+    """Deletes those blobs that no media has any more and that are no variants of others, and
+    their own variants; the bytes of objects become garbage. Returns how many bytes that freed.
 
-    To be called in the transaction that took it from its media.
+    To be called in the transaction that took them from their media.
     """
-    await conn.execute(LOCK_BLOB, sha256)
-    variants = await conn.fetch(DELETE_VARIANTS, sha256)
-    place = await conn.fetchval(DELETE_BLOB, sha256)
-    if place == "inline":
-        await conn.execute(DELETE_DATA, sha256)
-    elif place == "object":
-        await discard(conn, sha256)
-    for variant in variants:
-        await drop_blob(conn, variant["sha256"])
+    freed = 0
+    while digests:
+        await conn.execute(LOCK_BLOBS, digests)
+        variants = [row["sha256"] for row in await conn.fetch(DELETE_VARIANTS, digests)]
+        gone = await conn.fetch(DELETE_BLOBS, digests)
+        freed += sum(row["size"] for row in gone)
+        if inline := [row["sha256"] for row in gone if row["place"] == "inline"]:
+            await conn.execute(DELETE_DATA, inline)
+        if objects := [row["sha256"] for row in gone if row["place"] == "object"]:
+            await conn.execute(DELETE_LEFTOVERS, objects)
+            await discard_all(conn, objects)
+        digests = variants
+    return freed
 
 
 async def revive(conn: Connection) -> int:

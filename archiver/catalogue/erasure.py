@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from archiver.catalogue.deletion import (
-    DELETE_MEDIA,
     EMPTY_REFERENCES,
     LOCK_EVENTS,
-    drop_blob,
+    drop_blobs,
 )
 from archiver.catalogue.holds import EVENT_IS_HELD, MEDIA_IS_HELD
 from archiver.catalogue.targets import IS_OF, Target, columns
@@ -52,15 +51,24 @@ OUTSIDE = {kind: IS_NAMED_OUTSIDE.replace("IS_OF", is_of) for kind, is_of in IS_
     "mxc": "($1::text IS NULL)"
 }
 JUDGE = """
-SELECT m.server_name, m.media_id, m.blob_sha256
+SELECT m.server_name, m.media_id
 FROM unnest($2::text[], $3::text[]) AS named(server_name, media_id)
 JOIN media AS m USING (server_name, media_id)
 WHERE NOT OUTSIDE AND NOT MEDIA_IS_HELD
 """.replace("MEDIA_IS_HELD", MEDIA_IS_HELD)
 JUDGES = {kind: JUDGE.replace("OUTSIDE", outside) for kind, outside in OUTSIDE.items()}
-DELETE_FOR_EVER = DELETE_MEDIA.replace("redacted_at = now()", "redacted_at = NULL")
-VARIANTS = "SELECT sha256 FROM variant WHERE blob_sha256 = ANY($1::bytea[])"
-SIZE = "SELECT coalesce(sum(size), 0)::bigint FROM blob WHERE sha256 = ANY($1::bytea[])"
+# As `deletion.DELETE_MEDIA`, but nobody looks at it once more.
+DELETE_FOR_EVER = """
+UPDATE media AS m
+SET state = 'deleted', reason = doomed.reason, blob_sha256 = NULL, declared_type = NULL,
+    upload_name = NULL, due_at = NULL, paced_at = NULL, charged = NULL, unfinished = 0,
+    settled_at = now(), redacted_at = NULL
+FROM (SELECT x.server_name, x.media_id, x.blob_sha256, named.reason
+      FROM unnest($1::text[], $2::text[], $3::text[]) AS named(server_name, media_id, reason)
+      JOIN media AS x USING (server_name, media_id)) AS doomed
+WHERE m.server_name = doomed.server_name AND m.media_id = doomed.media_id
+RETURNING doomed.blob_sha256
+"""
 # Who may do what in a room outlives its messages, as in `deletion.WORDY`.
 WORDY = """
 SELECT e.event_id FROM event AS e
@@ -169,14 +177,18 @@ async def delete_locked(
     if not media:
         return Gone([], 0)
     rows = await conn.fetch(JUDGES[target.kind], target.value, *columns(media))
-    doomed = [Mxc(row["server_name"], row["media_id"]) for row in rows]
-    await conn.executemany(DELETE_FOR_EVER, [(*mxc, reason) for mxc in doomed])
-    blobs = sorted({row["blob_sha256"] for row in rows if row["blob_sha256"] is not None})
-    variants = [row["sha256"] for row in await conn.fetch(VARIANTS, blobs)]
-    before = await conn.fetchval(SIZE, blobs + variants)
-    for sha256 in blobs:
-        await drop_blob(conn, sha256)
-    return Gone(doomed, before - await conn.fetchval(SIZE, blobs + variants))
+    doomed = [Mxc(*row) for row in rows]
+    return Gone(doomed, await delete_for_ever(conn, doomed, [reason] * len(doomed)))
+
+
+async def delete_for_ever(conn: Connection, media: Sequence[Mxc], reasons: Sequence[str]) -> int:
+    """Deletes locked media, each for its reason, and the blobs that nobody has any more; returns
+    how many bytes that freed."""
+    if not media:
+        return 0
+    rows = await conn.fetch(DELETE_FOR_EVER, *columns(media), reasons)
+    blobs = {row["blob_sha256"] for row in rows if row["blob_sha256"] is not None}
+    return await drop_blobs(conn, list(blobs))
 
 
 async def empty_words(conn: Connection, events: Sequence[str]) -> int:

@@ -34,7 +34,7 @@ _WITHIN = """
     ORDER BY ORDERED sent_at DESC, event_id DESC
 """
 # Of an encrypted file its sender alone knows the type: the bytes look like anything.
-_TYPE = """
+TYPE = """
 lower(btrim(split_part(
     CASE WHEN r.encryption IS NOT NULL THEN r.declared_type
          ELSE coalesce(b.mimetype, nullif(m.declared_type, 'application/octet-stream'),
@@ -82,7 +82,7 @@ CROSS JOIN LATERAL (
 WHERE ($8::text IS NULL OR e.room_id = $8) AND ($9::text IS NULL OR e.sender = $9)
   AND NOT ($18 AND IS_REDACTED)
 """.replace("WITHIN", _WITHIN)
-    .replace("TYPE AS", _TYPE + " AS")
+    .replace("TYPE AS", TYPE + " AS")
     .replace("IS_REDACTED", _IS_REDACTED)
 )
 PAGE = (

@@ -14,6 +14,11 @@ INSERT INTO moment AS known (name, at) VALUES ($1, now())
 ON CONFLICT (name) DO UPDATE SET at = greatest(known.at, EXCLUDED.at)
 RETURNING at
 """
+BEGIN = """
+INSERT INTO moment AS known (name, at) VALUES ($1, now())
+ON CONFLICT (name) DO UPDATE SET at = EXCLUDED.at WHERE known.at <= now() - $2::interval
+RETURNING true
+"""
 AT = "SELECT at FROM moment WHERE name = $1"
 MADE = "SELECT min(applied_at) FROM schema_migration"
 # Without any push so far there is no knowing how many there should be: the longest wait.
@@ -27,17 +32,24 @@ WHERE doubt.name = 'doubt'
 
 class Moment(StrEnum):
     """What is remembered: the last push; since when pushes may be missing until a room is
-    compared; the end of the last pass over all rooms."""
+    compared; the end of the last pass over all rooms; when the rules of retention were last begun
+    to be applied."""
 
     PUSH = "push"
     DOUBT = "doubt"
     RECONCILE = "reconcile"
+    RETENTION = "retention"
 
 
 async def note(conn: Connection, moment: Moment) -> datetime:
     """It happens now, by the database's clock, which is also returned."""
     at: datetime = await conn.fetchval(NOTE, moment)
     return at
+
+
+async def begin(conn: Connection, moment: Moment, every: timedelta) -> bool:
+    """True, for one of all who ask, when it was longer ago than `every`: then it happens now."""
+    return bool(await conn.fetchval(BEGIN, moment, every))
 
 
 async def at(conn: Connection, moment: Moment) -> datetime | None:

@@ -39,7 +39,7 @@ RETURNING begun_at, last_at, true AS told
 # Gaps that were filled before anybody watched are no news; what failed or is damaged still is.
 WATCH = """
 INSERT INTO notice (cause, last_at)
-VALUES ('gaps', now()), ('failed', 'epoch'), ('damage', 'epoch')
+VALUES ('gaps', now()), ('failed', 'epoch'), ('damage', 'epoch'), ('custody', 'epoch')
 ON CONFLICT (cause) DO NOTHING
 """
 # The newest are left for the next time: a commit may show what is older than what is counted.
@@ -64,6 +64,19 @@ WHERE cause = 'failed'
   AND (said_at IS NULL
        OR (said_at AT TIME ZONE 'UTC')::date < (now() AT TIME ZONE 'UTC')::date)
 RETURNING begun_at, last_at
+"""
+# Once a day in UTC, after it: where something was sealed since the end that was told last.
+NEXT_CUSTODY = """
+UPDATE notice AS n SET begun_at = last_at, said_at = now(),
+                       last_at = date_trunc('day', now() - $1::interval, 'UTC')
+WHERE cause = 'custody' AND EXISTS (
+    SELECT FROM custody_seal WHERE sealed_at >= n.last_at
+      AND sealed_at < date_trunc('day', now() - $1::interval, 'UTC'))
+RETURNING begun_at, last_at
+"""
+CUSTODY = """
+SELECT s.hash, s.id, (SELECT sum(count) FROM custody_seal WHERE id <= s.id)::bigint AS lines
+FROM custody_seal AS s WHERE s.sealed_at < $1 ORDER BY s.id DESC LIMIT 1
 """
 GAPS = """
 SELECT count(*) AS events, count(DISTINCT room_id) AS rooms FROM event
@@ -109,6 +122,14 @@ class Damaged(NamedTuple):
     grown: int
     every: int
     first: list[Mxc]
+
+
+class Head(NamedTuple):
+    """The hash of a day's last seal, its id, and how many lines are sealed up to it."""
+
+    hash: bytes
+    seal: int
+    lines: int
 
 
 async def seen(conn: Connection, cause: str) -> None:
@@ -158,6 +179,18 @@ async def next_failed(conn: Connection, settling: timedelta) -> Spell | None:
     """The time to tell of, once a day of the database's clock in UTC."""
     row = await conn.fetchrow(NEXT_FAILED, settling)
     return Spell(*row) if row else None
+
+
+async def next_custody(conn: Connection, settling: timedelta) -> Spell | None:
+    """The time to tell of, once a day of the database's clock in UTC, if anything was sealed."""
+    row = await conn.fetchrow(NEXT_CUSTODY, settling)
+    return Spell(*row) if row else None
+
+
+async def head(conn: Connection, spell: Spell) -> Head:
+    """Where the chain of custody stood at the end of that time."""
+    [row] = await conn.fetch(CUSTODY, spell.last_at)
+    return Head(*row)
 
 
 async def gaps(conn: Connection, spell: Spell) -> tuple[int, int]:

@@ -49,7 +49,7 @@ WITH mine AS (
 )
 SELECT server_name, media_id, size,
        CASE WHEN state = 'pending' THEN pg_notify('media_pending', '') END
-FROM given
+FROM given WHERE state <> 'quarantined'  -- as its bytes are refused
 """
 LEFT = """
 SELECT m.server_name, m.media_id
@@ -77,7 +77,10 @@ async def set_aside(conn: Connection, media: Sequence[Mxc], reason: str) -> Chan
 
 
 async def give_back(conn: Connection, media: Sequence[Mxc]) -> Changed:
-    """Ends the quarantine of those that nobody else has locked: ready with a blob, else queued."""
+    """Ends the quarantine of those that nobody else has locked: ready with a blob, else queued.
+
+    Media whose bytes are refused stays (`refused`).
+    """
     return _changed(await conn.fetch(GIVE_BACK, *columns(media)))
 
 

@@ -101,11 +101,12 @@ WITH mine AS (
 UPDATE media SET state = 'ready', blob_sha256 = $4, declared_type = $12, upload_name = $13,
                  reason = NULL, due_at = NULL, unfinished = 0, settled_at = now()
 WHERE server_name = $1 AND media_id = $2 AND EXISTS (SELECT FROM mine)
-RETURNING EXISTS (SELECT FROM new_blob)
+RETURNING EXISTS (SELECT FROM new_blob), state = 'quarantined'
 """
-# Also takes the bytes out of the garbage; whoever is removing them right now is waited for.
+# Also takes an object out of the garbage; whoever is removing it right now is waited for.
 KNOWN = """
-WITH rescued AS (DELETE FROM garbage WHERE sha256 = $1)
+WITH rescued AS (DELETE FROM garbage WHERE sha256 = $1 AND NOT EXISTS
+                 (SELECT FROM blob WHERE sha256 = $1 AND place = 'inline'))
 SELECT true FROM blob WHERE sha256 = $1
 """
 # Each half reads a partial index of its own: what is `ready` is never counted here.
@@ -188,10 +189,12 @@ async def settle(conn: Connection, job: Job, state: str, reason: str) -> bool:
 
 
 class Completed(NamedTuple):
-    """How a completion went: whether the claim was still held, and whether the blob is new."""
+    """How a completion went: whether the claim was still held, whether the blob is new, and
+    whether its bytes are refused, so that the media is in quarantine."""
 
     held: bool
     new_blob: bool = False
+    refused: bool = False
 
 
 async def complete(
@@ -212,7 +215,7 @@ async def complete(
         COMPLETE, *job.mxc, job.attempts, blob.sha256, blob.size, blob.place,
         *blob.facts, inline, *said, known, blob.facts.mimetype in RENDERABLE,
     )  # fmt: skip
-    return Completed(False) if row is None else Completed(True, row[0])
+    return Completed(False) if row is None else Completed(True, *row)
 
 
 async def is_known(conn: Connection, sha256: bytes) -> bool:

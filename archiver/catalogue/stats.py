@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from archiver.catalogue import coverage
+from archiver.catalogue import coverage, growth
 
 if TYPE_CHECKING:
     from archiver.db.pool import Connection
 
-MEDIA = "SELECT state, count(*) AS media FROM media GROUP BY state ORDER BY state"
 EVENTS = """
 SELECT coalesce(type, '') AS type, count(*) AS events FROM event GROUP BY 1 ORDER BY 2 DESC, 1
 """
@@ -19,12 +18,13 @@ SELECT place, count(*) AS blobs, sum(size)::bigint AS bytes FROM blob GROUP BY p
 
 
 async def statistics(conn: Connection) -> dict[str, Any]:
-    """Media by state, events by type, blobs and their bytes by place, and the coverage of it all.
+    """Media by state, events by type, blobs and their bytes by place, the coverage of it all,
+    and how much of it there is, was and will be.
 
     Reads whole tables.
     """
     return {
-        "media": {row["state"]: row["media"] for row in await conn.fetch(MEDIA)},
+        **await growth.figures(conn),
         "events": {row["type"]: row["events"] for row in await conn.fetch(EVENTS)},
         "blobs": await blobs(conn),
         "coverage": await coverage.of_all(conn),

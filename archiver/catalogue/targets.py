@@ -54,8 +54,17 @@ WHERE r.event_id = ANY($1::text[]) ORDER BY m.server_name, m.media_id
 """
 
 
+# All that have a blob, in the order of their keys.
+SHARING = """
+SELECT server_name, media_id FROM media
+WHERE blob_sha256 = $1 AND (server_name, media_id) > ($2, $3)
+ORDER BY server_name, media_id LIMIT $4
+"""
+
+
 class Target(NamedTuple):
-    """`kind` is mxc, event, user or room; `value` its identifier as Matrix writes it."""
+    """`kind` is mxc, event, user or room, and `value` its identifier as Matrix writes it; or
+    `hash`, and `sha256:` with 64 hexadecimal digits."""
 
     kind: str
     value: str
@@ -66,11 +75,20 @@ class Target(NamedTuple):
         server_name, media_id = self.value.removeprefix("mxc://").split("/")
         return Mxc(server_name, media_id)
 
+    @property
+    def sha256(self) -> bytes:
+        """The bytes' name that a target of the kind `hash` is."""
+        return bytes.fromhex(self.value.removeprefix("sha256:"))
+
 
 async def media_of(pool: Pool, target: Target) -> AsyncIterator[list[Mxc]]:
     """The media that the target names, sorted, some hundreds at a time; some more than once."""
     if target.kind == "mxc":
         yield [target.mxc]
+        return
+    if target.kind == "hash":
+        async for page in _sharing(pool, target.sha256):
+            yield page
         return
     async for events in events_of(pool, target):
         async with pool.acquire() as conn:
@@ -109,6 +127,13 @@ async def others_of(pool: Pool, target: Target) -> AsyncIterator[list[str]]:
 def columns(media: Sequence[Mxc]) -> tuple[list[str], list[str]]:
     """Server names and media ids, as `unnest` takes them."""
     return [mxc.server_name for mxc in media], [mxc.media_id for mxc in media]
+
+
+async def _sharing(pool: Pool, sha256: bytes) -> AsyncIterator[list[Mxc]]:
+    last = Mxc("", "")
+    while rows := await pool.fetch(SHARING, sha256, *last, AT_ONCE):
+        last = Mxc(*rows[-1])
+        yield [Mxc(*row) for row in rows]
 
 
 async def _walk(pool: Pool, statement: str, value: str) -> AsyncIterator[list[str]]:

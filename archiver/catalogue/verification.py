@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from collections.abc import AsyncGenerator, Sequence
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
 from archiver.catalogue.targets import LONG_AGO
@@ -28,6 +28,11 @@ SELECT sha256, size, place, verified_at FROM blob
 WHERE (verified_at, sha256) > ($1, $2) AND verified_at < $3
 ORDER BY verified_at NULLS FIRST, sha256 LIMIT $4
 """
+# By itself, what is known to be damaged is left to who repairs it.
+LIVE_NEVER, LIVE_OLDEST = (
+    statement.replace("ORDER BY", "  AND damaged_at IS NULL ORDER BY")
+    for statement in (NEVER, OLDEST)
+)
 OF_MEDIA = """
 SELECT m.state, b.sha256, b.size, b.place FROM media AS m
 LEFT JOIN blob AS b ON b.sha256 = m.blob_sha256
@@ -45,7 +50,11 @@ RETURNING b.sha256, mine.mended
 """
 DAMAGED = """
 WITH mine AS (SELECT sha256, damaged_at FROM blob WHERE sha256 = $1 FOR NO KEY UPDATE)
-UPDATE blob AS b SET damaged_at = coalesce(b.damaged_at, now())
+UPDATE blob AS b SET
+    damaged_at = coalesce(b.damaged_at, now()),
+    repair_due = CASE WHEN b.damaged_at IS NULL THEN now() ELSE b.repair_due END,
+    repair_attempts = CASE WHEN b.damaged_at IS NULL THEN 0 ELSE b.repair_attempts END,
+    repair_reason = CASE WHEN b.damaged_at IS NOT NULL THEN b.repair_reason END
 FROM mine WHERE b.sha256 = mine.sha256
 RETURNING mine.damaged_at IS NULL AS news
 """
@@ -60,33 +69,49 @@ ALL = "SELECT count(*) AS blobs, coalesce(sum(size), 0)::bigint AS size FROM blo
 STANDING = """
 SELECT count(*) AS blobs, count(*) FILTER (WHERE verified_at IS NULL) AS never,
        min(verified_at) AS oldest,
-       count(*) FILTER (WHERE damaged_at IS NOT NULL) AS damaged
+       count(*) FILTER (WHERE damaged_at IS NOT NULL) AS damaged,
+       count(*) FILTER (WHERE repaired_at IS NOT NULL) AS repaired, max(repaired_at) AS last_repair
 FROM blob
 """
 KNOWN_DAMAGED = """
-SELECT sha256 FROM blob WHERE damaged_at IS NOT NULL ORDER BY damaged_at LIMIT $1
+SELECT sha256, repair_reason, repair_due FROM blob
+WHERE damaged_at IS NOT NULL ORDER BY damaged_at LIMIT $1
 """
 
 
 class Standing(NamedTuple):
     """How many blobs there are, how many never were verified, when the one was that waits
-    longest of the others, and how many are damaged."""
+    longest of the others, how many are damaged, and how many were repaired, the last one when."""
 
     blobs: int
     never: int
     oldest: datetime | None
     damaged: int
+    repaired: int
+    last_repair: datetime | None
 
 
-async def pages(pool: Pool) -> AsyncIterator[list[Blob]]:
-    """Every blob that was not verified since this began, a page at a time."""
+class Known(NamedTuple):
+    """A blob that is known to be damaged, why it could not be repaired, and when that is tried
+    again; without a reason it was not tried yet."""
+
+    sha256: bytes
+    reason: str | None
+    due_at: datetime
+
+
+async def pages(pool: Pool, every: timedelta | None = None) -> AsyncGenerator[list[Blob], None]:
+    """Every blob that was not verified since this began, a page at a time; with `every`, those
+    that were not verified for so long and are not known to be damaged."""
+    never, oldest = (LIVE_NEVER, LIVE_OLDEST) if every else (NEVER, OLDEST)
     began: datetime = await pool.fetchval("SELECT clock_timestamp()")
+    began -= every or timedelta()
     last = b""
-    while rows := await pool.fetch(NEVER, last, AT_ONCE):
+    while rows := await pool.fetch(never, last, AT_ONCE):
         last = rows[-1]["sha256"]
         yield [_blob(row) for row in rows]
     at, last = LONG_AGO, b""
-    while rows := await pool.fetch(OLDEST, at, last, began, AT_ONCE):
+    while rows := await pool.fetch(oldest, at, last, began, AT_ONCE):
         at, last = rows[-1]["verified_at"], rows[-1]["sha256"]
         yield [_blob(row) for row in rows]
 
@@ -125,12 +150,12 @@ async def total(pool: Pool) -> tuple[int, int]:
 async def standing(conn: Connection) -> Standing:
     """When everything was last verified, and what came out."""
     row = await conn.fetchrow(STANDING)
-    return Standing(*row) if row else Standing(0, 0, None, 0)
+    return Standing(*row) if row else Standing(0, 0, None, 0, 0, None)
 
 
-async def known_damaged(conn: Connection, limit: int) -> list[bytes]:
+async def known_damaged(conn: Connection, limit: int) -> list[Known]:
     """Blobs that are damaged, the longest first."""
-    return [row["sha256"] for row in await conn.fetch(KNOWN_DAMAGED, limit)]
+    return [Known(*row) for row in await conn.fetch(KNOWN_DAMAGED, limit)]
 
 
 def _blob(row: Row) -> Blob:

@@ -12,6 +12,7 @@ from archiver.base import open_database
 from archiver.cli.backfill import backfill
 from archiver.cli.common import sentences, with_config
 from archiver.cli.doctor import doctor
+from archiver.cli.export import export, import_
 from archiver.cli.init import init
 from archiver.cli.key import key
 from archiver.cli.reconcile import reconcile
@@ -83,5 +84,5 @@ def token_group() -> None:
 # What a terminal does in its own way comes last, and wins.
 given = {command.name: shell(command) for command in COMMANDS}
 install(main, {**given, "help": help_command, "backfill": backfill, "reconcile": reconcile})
-for command in (init, doctor, key):
+for command in (init, doctor, key, export, import_):
     main.add_command(command)

@@ -40,15 +40,16 @@ def shell(
     """
 
     async def give(config: Config, as_json: bool, yes: bool = False, **params: Any) -> None:
-        if command.asks and not (yes or sys.stdin.isatty()):
+        asks = None if yes else command.asks_first(params)
+        if asks and not sys.stdin.isatty():
             raise ConfigError("nobody is here to be asked whether it may be done: say --yes")
         if config.log.level == "info":  # which is for who watches a service
             set_up_logging(config.log.format, "warning")
         with Terminal(as_json=as_json) as terminal:
             async with open_base(config) as base:
                 asked = _asked(base, terminal)
-                if command.asks and not yes:
-                    terminal.confirm(await command.asks(asked, **params))
+                if asks:
+                    terminal.confirm(await asks(asked, **params))
                 carried_out = run(base, asked, **params) if run else command.run(asked, **params)
                 reply = await carried_out
             if reply:
@@ -62,6 +63,26 @@ def shell(
     return make(with_config(give))
 
 
+class _Family(click.Group):
+    """A command of one word, and those of two words that begin with it."""
+
+    def __init__(self, alone: click.Command) -> None:
+        super().__init__(alone.name, params=alone.params, help=alone.help)
+        self._alone = alone
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Of a group, where the next word names one of them; else of the command itself."""
+        named = bool(args) and args[0] in self.commands
+        command = click.Group(self.name, self.commands) if named else self._alone
+        return command.make_context(info_name, args, parent, **extra)
+
+
 def install(main: click.Group, commands: Mapping[str, click.Command]) -> None:
     """Adds the commands by their names, those of two words in a group of the first one."""
     for name, command in commands.items():
@@ -69,7 +90,8 @@ def install(main: click.Group, commands: Mapping[str, click.Command]) -> None:
         group = main
         if first:
             found = main.commands.get(first)
-            group = found if isinstance(found, click.Group) else click.Group(first)
+            alone = _Family(found) if found else click.Group(first)
+            group = found if isinstance(found, click.Group) else alone
             main.add_command(group)
         group.add_command(command, second)
 
@@ -79,7 +101,7 @@ def _asked(base: Base, terminal: Terminal) -> Asked:
     registration = load_registration(config.appservice.registration, config.homeserver.server_name)
     return Asked(
         means(base, registration),
-        actor=f"shell:{_login_name()}",
+        actor=f"shell:{login_name()}",
         place=SHELL,
         progress=terminal.progress,
         tell_alone=terminal.tell_alone,
@@ -87,7 +109,8 @@ def _asked(base: Base, terminal: Terminal) -> Asked:
     )
 
 
-def _login_name() -> str:
+def login_name() -> str:
+    """Who sits at the terminal."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

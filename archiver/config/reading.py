@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from archiver.config.sections import Config, Section
+from archiver.config.section import Section
+from archiver.config.sections import Config
 from archiver.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "ARCHIVER_"

@@ -8,8 +8,10 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BeforeValidator, ConfigDict
 
+from archiver.config.retention import Retention
+from archiver.config.section import Section, user_id
 from archiver.model import SERVER_NAME_PATTERN
 from archiver.units import parse_duration, parse_size
 
@@ -74,6 +76,12 @@ def _rate(size: int) -> int:
     return size
 
 
+def _verify_rate(size: int) -> int:
+    if size < 1024:
+        raise ValueError("is less than 1 KiB a second; null switches it off")
+    return size
+
+
 def _network(value: object) -> IPv4Network | IPv6Network:
     try:
         return ip_network(str(value))
@@ -99,12 +107,6 @@ def _room(value: str) -> str:
     return value
 
 
-def _user_id(value: str) -> str:
-    if not re.fullmatch(r"@[^\s:]+:\S+", value):
-        raise ValueError("is no user id like @name:example.com")
-    return value
-
-
 def _prefix(value: str) -> str:
     if not re.fullmatch(r"\S{1,32}", value):
         raise ValueError("is no prefix: one word of up to 32 characters, like !archive")
@@ -123,12 +125,6 @@ HttpUrl = Annotated[str, BeforeValidator(_http_url)]
 Listen = Annotated[Address, BeforeValidator(_address)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
 Limit = Annotated[int, AfterValidator(lambda n: _between(n, 1, 1_000_000))]
-
-
-class Section(BaseModel):
-    """A section of the file: unknown keys are refused, nothing changes after start."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, coerce_numbers_to_str=True)
 
 
 class Homeserver(Section):
@@ -163,6 +159,7 @@ class S3Storage(Section):
 class Storage(Section):
     inline_limit: Annotated[Size, AfterValidator(_inline_limit)] = 5 * MIB
     objects: Literal["filesystem", "s3"] = "filesystem"
+    move_from: Literal["filesystem", "s3"] | None = None
     filesystem: FilesystemStorage = FilesystemStorage()
     s3: S3Storage = S3Storage()
     spool: Path = Path("data/spool")
@@ -192,6 +189,8 @@ class Worker(Section):
     concurrency: Annotated[int, AfterValidator(lambda n: _between(n, 1, 256))] = 8
     lease: Annotated[Duration, AfterValidator(_lease)] = timedelta(seconds=30)
     stop_within: Duration = timedelta(seconds=20)
+    verify_rate: Annotated[Size, AfterValidator(_verify_rate)] | None = MIB
+    verify_every: Annotated[Duration, AfterValidator(_lease)] = timedelta(days=30)
 
 
 class Thumbnails(Section):
@@ -218,11 +217,11 @@ class Serve(Section):
 class Bot(Section):
     control_room: Annotated[str, AfterValidator(_room)] | None = None
     prefix: Annotated[str, AfterValidator(_prefix)] = "!archive"
-    admins: tuple[Annotated[str, AfterValidator(_user_id)], ...] = ()
+    admins: tuple[Annotated[str, AfterValidator(user_id)], ...] = ()
     power_level: int | None = None
     confirm_within: Annotated[Duration, AfterValidator(_confirm_within)] = timedelta(minutes=10)
-    notify: tuple[Literal["trouble", "disk", "failed", "gaps", "damage"], ...] = (
-        "trouble", "disk", "failed", "gaps", "damage",
+    notify: tuple[Literal["trouble", "disk", "failed", "gaps", "damage", "custody"], ...] = (
+        "trouble", "disk", "failed", "gaps", "damage", "custody",
     )  # fmt: skip
 
 
@@ -239,6 +238,7 @@ class Config(Section):
     database: Database = Database()
     storage: Storage = Storage()
     capture: Capture = Capture()
+    retention: Retention = Retention()
     history: History = History()
     worker: Worker = Worker()
     thumbnails: Thumbnails = Thumbnails()

@@ -11,16 +11,18 @@ from urllib.parse import unquote
 
 import click
 
+from archiver.catalogue.holds import span_of
 from archiver.errors import OperationError, RoomUnreadable
 from archiver.matrix.history import History
 from archiver.model import Mxc
 
-Kind = Literal["mxc", "event", "user", "room", "alias"]
+Kind = Literal["mxc", "event", "user", "room", "alias", "hash", "span"]
 
 _MXC = re.compile(r"mxc://([^/?#]*)/([^/?#]*)")
 _IDENTIFIER = re.compile(r"[$@!#][^\s\0]{1,254}")
 _LINK = re.compile(r"https?://matrix\.to/#/([^?]+)(?:\?.*)?", re.DOTALL)
 _URI = re.compile(r"matrix:([^?]+)(?:\?.*)?", re.DOTALL)
+_HASH = re.compile(r"sha256:[0-9a-f]{64}")
 _SIGILS: dict[str, Kind] = {"$": "event", "@": "user", "!": "room", "#": "alias"}
 _URI_SIGILS = {"u": "@", "user": "@", "r": "#", "room": "#", "roomid": "!", "e": "$", "event": "$"}
 _NAMES = {
@@ -28,6 +30,8 @@ _NAMES = {
     "event": "an event ($... or its matrix.to link)",
     "user": "a user like @name:server",
     "room": "a room (!..., #alias:server or its matrix.to link)",
+    "hash": "bytes (sha256: and 64 hexadecimal digits)",
+    "span": "a span of time (2024-01-01..2024-01-31)",
 }
 
 
@@ -55,6 +59,13 @@ def target_of(text: str) -> Target | None:
     return Target(_SIGILS[identifier[0]], identifier)
 
 
+def bytes_or_span_of(text: str) -> Target | None:
+    """What the text names besides: bytes by their SHA-256, or a span of time `from..to`."""
+    if _HASH.fullmatch(text.lower()):
+        return Target("hash", text.lower())
+    return Target("span", text) if span_of(text) else None
+
+
 def mxc_of(target: Target) -> Mxc:
     """The media that a target of the kind `mxc` names."""
     server_name, media_id = target.value.removeprefix("mxc://").split("/")
@@ -76,7 +87,7 @@ class TargetType(click.ParamType[Target]):
 
     name = "target"
 
-    def __init__(self, *kinds: Literal["mxc", "event", "user", "room"]) -> None:
+    def __init__(self, *kinds: Literal["mxc", "event", "user", "room", "hash", "span"]) -> None:
         self._kinds = kinds
 
     def convert(
@@ -85,7 +96,7 @@ class TargetType(click.ParamType[Target]):
         """Refuses what names nothing, or another kind, and says what was expected."""
         if isinstance(value, Target):
             return value
-        target = target_of(str(value))
+        target = target_of(str(value)) or bytes_or_span_of(str(value))
         if (
             target is None
             or ("room" if target.kind == "alias" else target.kind) not in self._kinds
@@ -100,6 +111,8 @@ EVENT = TargetType("event")
 ROOM = TargetType("room")
 USER = TargetType("user")
 ANY_TARGET = TargetType("mxc", "event", "user", "room")
+HIDEABLE = TargetType("mxc", "event", "user", "room", "hash")
+HOLDABLE = TargetType("mxc", "event", "user", "room", "hash", "span")
 
 
 def _identifier(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,9 @@ class Command:
     the arguments by name.
 
     `asks`, called alike, tells what would go and destroys nothing; such a command is carried out
-    after its OK alone. `changes`: custody tells who gave it. `long`: it may take minutes, shows
-    its progress, and does no harm when it is begun a second time.
+    after its OK alone; with `asks_if`, the name of a flag, only where that is given. `changes`:
+    custody tells who gave it. `long`: it may take minutes, shows its progress, and does no harm
+    when it is begun a second time.
     """
 
     name: str
@@ -32,6 +33,11 @@ class Command:
     asks: Run | None = None
     changes: bool = False
     long: bool = False
+    asks_if: str | None = None
+
+    def asks_first(self, params: Mapping[str, Any]) -> Run | None:
+        """What asks before it is carried out with these arguments, or None."""
+        return self.asks if self.asks_if is None or params[self.asks_if] else None
 
     @property
     def summary(self) -> str:
@@ -59,7 +65,12 @@ class Command:
 
 
 def command(
-    name: str, *, asks: Run | None = None, changes: bool = False, long: bool = False
+    name: str,
+    *,
+    asks: Run | None = None,
+    changes: bool = False,
+    long: bool = False,
+    asks_if: str | None = None,
 ) -> Callable[[Run], Command]:
     """Makes an asynchronous function with click's arguments a command; its docstring is the help.
 
@@ -69,9 +80,8 @@ def command(
     def define(run: Run) -> Command:
         params: list[click.Parameter] = list(getattr(run, "__click_params__", []))
         words = inspect.cleandoc(run.__doc__ or "")
-        return Command(
-            name, words, tuple(reversed(params)), run, asks, changes or asks is not None, long
-        )
+        changing = changes or asks is not None
+        return Command(name, words, tuple(reversed(params)), run, asks, changing, long, asks_if)
 
     return define
 

@@ -142,7 +142,12 @@ class Notices:
         for condition in conditions:
             if condition.bad is not None:
                 await self._tell(conn, room_id, _of(condition))
-        findings = {"failed": self._failed, "gaps": self._gaps, "damage": self._damage}
+        findings = {
+            "failed": self._failed,
+            "gaps": self._gaps,
+            "damage": self._damage,
+            "custody": self._custody,
+        }
         for kind, decide in findings.items():
             if kind in self._kinds:
                 await self._tell(conn, room_id, decide)
@@ -197,6 +202,13 @@ class Notices:
             return None
         found = await notices.damaged(conn, spell, DAMAGED_SHOWN)
         return _Told("damage", spell, sentences.damage(found, self._prefix))
+
+    async def _custody(self, conn: Connection) -> _Told | None:
+        spell = await notices.next_custody(conn, self._pace.settling)
+        if spell is None:
+            return None
+        head = await notices.head(conn, spell)
+        return _Told("custody", spell, sentences.custody(spell, head, self._prefix))
 
 
 def _of(condition: Condition) -> _Decide:

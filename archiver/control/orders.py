@@ -59,8 +59,8 @@ class Orders:
             return
         if meant.command.long:
             aside.set()
-        if meant.command.asks is not None:
-            reply = await self._questions.ask(item, heard, meant, meant.command.asks)
+        if asks := meant.command.asks_first(meant.params):
+            reply = await self._questions.ask(item, heard, meant, asks)
         else:
             reply = await self._carried_out(item, heard, meant)
         if reply is not None:

@@ -151,7 +151,8 @@ class Demand:
             worked(job, archived, time.perf_counter() - started)
             if archived.completed.held:
                 self._failures.pop(job.mxc, None)
-                arrival.end(archived.blob)
+                if not archived.completed.refused:
+                    arrival.end(archived.blob)
         self._held.pop(job.mxc, None)
 
     def _failed(self, mxc: Mxc) -> None:

@@ -34,7 +34,8 @@ def worked(job: Job, archived: Archived, seconds: float) -> None:
     if not archived.completed.held:
         return
     metrics.ARCHIVE_SECONDS.observe(seconds)
-    metrics.MEDIA_SETTLED.labels(State.READY).inc()
+    state = State.QUARANTINED if archived.completed.refused else State.READY
+    metrics.MEDIA_SETTLED.labels(state).inc()
     if archived.completed.new_blob:
         metrics.BYTES_ARCHIVED.labels(archived.blob.place).inc(archived.blob.size)
     else:

@@ -150,7 +150,7 @@ class Worker:
             seconds = time.perf_counter() - started
             self._average += (seconds - self._average) / 16
             worked(job, archived, seconds)
-            if arrival and archived.completed.held:
+            if arrival and archived.completed.held and not archived.completed.refused:
                 arrival.end(archived.blob)
 
     async def _did_not_work(self, job: Job, error: ArchiverError) -> None:

@@ -14,10 +14,10 @@ import asyncpg
 import structlog
 
 from archiver import metrics
-from archiver.catalogue import deletion, garbage
+from archiver.catalogue import deletion, garbage, moves
 from archiver.db.pool import DATABASE_AWAY
 from archiver.errors import StoreUnavailable
-from archiver.model import State
+from archiver.model import Place, State
 
 if TYPE_CHECKING:
     from archiver.db.pool import Pool
@@ -59,6 +59,8 @@ class Deletion:
             await self._delete(self._grace)
         while await self._collect():
             pass
+        while await self._collect_leftover():
+            pass
 
     async def _delete(self, grace: timedelta) -> None:
         async with self._pool.acquire() as conn:
@@ -78,4 +80,19 @@ class Deletion:
                 return False
             if not await garbage.is_needed(conn, sha256):
                 await self._store.delete_object(sha256)
+            return True
+
+    async def _collect_leftover(self) -> bool:
+        """Removes what a move left of one blob, if all of it is where it rests now."""
+        former, name = self._store.former, self._store.former_name
+        stores = [Place.INLINE, name] if name else [Place.INLINE]
+        async with self._pool.acquire() as conn, conn.transaction():
+            left = await moves.take(conn, stores)
+            if left is None:
+                return False
+            if former is None or left.store != name:
+                return True
+            blob = left.blob
+            if not blob or blob.place is Place.INLINE or await self._store.has_object(blob):
+                await former.delete(left.sha256)
             return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from archiver.catalogue import custody
+from archiver.catalogue import custody, refused
 from archiver.catalogue import quarantine as catalogue
 from archiver.catalogue.quarantine import Changed
 from archiver.catalogue.targets import Target, media_of
@@ -39,9 +39,13 @@ async def quarantine(pool: Pool, target: Target, reason: str, who: Who) -> Async
     """Sets aside all that the target names, in small commits, and tells after each how far it is.
 
     May be repeated: what is in quarantine already keeps its reason. What is left out or deleted
-    stays so.
+    stays so. Bytes (`hash`) are refused from then on, whoever posts them.
     """
     words = f"quarantined by {who.actor}" + (f": {reason}" if reason else "")
+    if target.kind == "hash":
+        async with pool.acquire() as conn, conn.transaction():
+            if await refused.refuse(conn, target.sha256, words):
+                await custody.note(conn, *who, "quarantine", target.value, refused=True)
 
     async def change(conn: Connection, media: Sequence[Mxc]) -> Changed:
         return await catalogue.set_aside(conn, media, words)
@@ -51,7 +55,14 @@ async def quarantine(pool: Pool, target: Target, reason: str, who: Who) -> Async
 
 
 async def release(pool: Pool, target: Target, who: Who) -> AsyncIterator[Done]:
-    """Gives back all that the target names: ready, or queued where there are no bytes yet."""
+    """Gives back all that the target names: ready, or queued where there are no bytes yet.
+
+    Media whose bytes are refused stays hidden until the bytes themselves are released.
+    """
+    if target.kind == "hash":
+        async with pool.acquire() as conn, conn.transaction():
+            if await refused.accept(conn, target.sha256):
+                await custody.note(conn, *who, "release", target.value, refused=False)
     async for done in _each(pool, target, who, "release", catalogue.give_back):
         yield done
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from enum import StrEnum
 from typing import IO, TYPE_CHECKING, NamedTuple
 
+from archiver import metrics
 from archiver.catalogue import custody
 from archiver.catalogue import verification as catalogue
 from archiver.errors import BlobMissing, StoreUnavailable
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 READERS = 4
 PIECE = 16 * MIB  # of a file, hashed in a thread before anybody may say that it is enough
 BUFFER = MIB
+
+# Called with the bytes that were hashed, and returns when more may be.
+Pace = Callable[[int], Awaitable[None]]
 
 
 class Verdict(StrEnum):
@@ -55,10 +59,11 @@ class Checked(NamedTuple):
 class Verifier:
     """Any number of them may work at once. What is damaged is noted for custody as it is found."""
 
-    def __init__(self, pool: Pool, store: HybridStore, who: Who) -> None:
+    def __init__(self, pool: Pool, store: HybridStore, who: Who, pace: Pace | None = None) -> None:
         self._pool = pool
         self._store = store
         self._who = who
+        self._pace = pace
 
     async def everything(self) -> AsyncIterator[Checked]:
         """All blobs, those first that never were verified, then the longest ago; tells of each
@@ -69,7 +74,9 @@ class Verifier:
 
     async def check(self, blobs: Sequence[Blob]) -> Checked:
         """A few blobs, all at once. Raises StoreUnavailable."""
-        verdicts = await asyncio.gather(*(self._verdict(blob) for blob in blobs))
+        verdicts = await asyncio.gather(
+            *(verdict_of(self._store, blob, self._pace) for blob in blobs)
+        )
         for verdict in verdicts:
             if isinstance(verdict, StoreUnavailable):
                 raise verdict
@@ -82,21 +89,8 @@ class Verifier:
             if isinstance(verdict, Verdict) and verdict is not Verdict.RIGHT
         ]
         size = sum(blob.size for blob in blobs)
+        metrics.BYTES_VERIFIED.inc(size)
         return Checked(len(blobs), size, [found for found in findings if found], mended)
-
-    async def _verdict(self, blob: Blob) -> Verdict | StoreUnavailable:
-        """One file that cannot be read while its store works is that file's own trouble."""
-        try:
-            digest = await _digest(self._store, blob)
-        except BlobMissing:
-            return Verdict.MISSING
-        except (StoreUnavailable, OSError):
-            try:
-                await self._store.check()
-            except StoreUnavailable as away:
-                return away
-            return Verdict.UNREADABLE
-        return Verdict.RIGHT if digest == blob.sha256 else Verdict.DIFFERENT
 
     async def _right(self, digests: Sequence[bytes]) -> int:
         async with self._pool.acquire() as conn, conn.transaction():
@@ -122,14 +116,33 @@ class Verifier:
             return Finding(sha256, verdict, media)
 
 
-async def _digest(store: HybridStore, blob: Blob) -> bytes:
+async def verdict_of(
+    store: HybridStore, blob: Blob, pace: Pace | None = None
+) -> Verdict | StoreUnavailable:
+    """One file that cannot be read while its store works is that file's own trouble."""
+    try:
+        digest = await _digest(store, blob, pace)
+    except BlobMissing:
+        return Verdict.MISSING
+    except (StoreUnavailable, OSError):
+        try:
+            await store.check()
+        except StoreUnavailable as away:
+            return away
+        return Verdict.UNREADABLE
+    return Verdict.RIGHT if digest == blob.sha256 else Verdict.DIFFERENT
+
+
+async def _digest(store: HybridStore, blob: Blob, pace: Pace | None) -> bytes:
     """The SHA-256 of the bytes as the store has them. Raises OSError, and as `BlobStore.read`."""
     digest = hashlib.sha256()
     file = await store.open_file(blob)
     if file is not None:
         with file:
-            while await in_thread(None, _hash_piece, file, digest):
-                pass
+            piece = BUFFER if pace else PIECE
+            while hashed := await in_thread(None, _hash_piece, file, digest, piece):
+                if pace:
+                    await pace(hashed)
         return digest.digest()
     async with aclosing(store.read(blob)) as chunks:
         async for chunk in chunks:
@@ -137,15 +150,19 @@ async def _digest(store: HybridStore, blob: Blob) -> bytes:
                 digest.update(chunk)
             else:
                 await in_thread(None, digest.update, chunk)
+            if pace:
+                await pace(len(chunk))
     return digest.digest()
 
 
-def _hash_piece(file: IO[bytes], digest: hashlib._Hash) -> bool:
-    """False at the end. Reading into one buffer is faster than making one for each read."""
+def _hash_piece(file: IO[bytes], digest: hashlib._Hash, piece: int) -> int:
+    """How many bytes there were. Reading into one buffer is faster than making one each time."""
     buffer = memoryview(bytearray(BUFFER))
-    for _ in range(0, PIECE, BUFFER):
+    hashed = 0
+    while hashed < piece:
         length = file.readinto(buffer)  # type: ignore[attr-defined]  # IO lacks it; a file has it
         if not length:
-            return False
+            break
         digest.update(buffer[:length])
-    return True
+        hashed += length
+    return hashed

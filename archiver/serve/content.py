@@ -19,6 +19,7 @@ from archiver.serve.database import connection
 from archiver.serve.errors import report
 from archiver.serve.headers import media_headers, shown_as
 from archiver.serve.hot import Entry, Hot
+from archiver.serve.missed import missed
 from archiver.serve.readers import given
 from archiver.serve.redirect import redirected
 from archiver.serve.sending import break_off, from_memory, say_range, send_chunks, send_file
@@ -170,6 +171,22 @@ class Content:
         given(request, mxc)
         if span is None or span.start == 0:  # a player asks for many parts of what it plays once
             self._usage.media_read(mxc)
+        try:
+            return await self._bytes(request, headers, blob, data, span, hidden=hidden)
+        except BlobMissing:
+            await missed(self._pool, blob)
+            raise
+
+    async def _bytes(
+        self,
+        request: web.Request,
+        headers: CIMultiDict[str],
+        blob: Blob,
+        data: bytes | None,
+        span: Span | None,
+        *,
+        hidden: bool,
+    ) -> web.StreamResponse:
         if data is not None:
             return from_memory(headers, blob, data, span)
         if self._redirects and (away := await redirected(self._store, blob, headers, hidden)):
@@ -193,6 +210,8 @@ class Content:
             if not response.prepared:
                 raise
             report(request, error)
+            if isinstance(error, BlobMissing):
+                await missed(self._pool, blob)
         finally:
             if response.prepared and not complete:
                 break_off(request)

@@ -7,7 +7,7 @@ import asyncio
 import structlog
 
 from archiver import metrics
-from archiver.catalogue import coverage, variants
+from archiver.catalogue import coverage, health, variants
 from archiver.db.pool import Pool
 from archiver.serve.database import DatabaseUnavailable, connection
 
@@ -40,6 +40,7 @@ class Figures:
         async with connection(self._pool, COUNT_SECONDS) as conn:
             covered = await coverage.of_all(conn)
             processing = await variants.counts(conn)
+            damaged = await health.damaged(conn)
         for state, number in covered["references"].items():
             metrics.COVERED.labels(state).set(number)
         metrics.ENCRYPTED.set(covered["encrypted_events"])
@@ -49,4 +50,5 @@ class Figures:
             metrics.ROOMS.labels(history).set(number)
         for row in processing:
             metrics.PROCESSING.labels(row["processing"]).set(row["blobs"])
+        metrics.DAMAGED_BLOBS.set(damaged)
         metrics.ROOMS_OPEN.set(covered["gaps"]["rooms_open"])

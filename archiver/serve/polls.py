@@ -67,20 +67,8 @@ class Polls:
                 raise NotFound("no poll in the archive begins with this event")
             [asked] = await _gather(conn, [row])
             responses = await polls.responses(conn, event_id)
-        end = _event(asked.end) if asked.end else None
-        result = tally(asked.poll or _NO_POLL, asked.start, map(_event, responses), end)
         shown = self._visible(asked, request[SCOPE])
-        known = end or request[SCOPE] is Scope.ADMIN or (shown and shown.disclosed)
-        answers = [
-            {
-                **answer._asdict(),
-                "votes": len(result.votes[answer.id]) if known else None,
-                "voters": result.votes[answer.id] if known else None,
-            }
-            for answer in (shown.answers if shown else ())
-        ]
-        counts = {"answers": answers, "voters": result.voters, "spoiled": result.spoiled}
-        return reply(_described(asked, shown) | counts)
+        return reply(_counted(asked, responses, shown, request[SCOPE]))
 
     async def page(self, request: web.Request) -> web.Response:
         """Polls, newest first: `room_id`, `since`, `until`, `limit`, and `from` for more."""
@@ -105,6 +93,35 @@ class Polls:
         """The poll's words, where they can be read and may be."""
         hidden = asked.start.redacted and self._hides_redacted and scope is not Scope.ADMIN
         return None if hidden else asked.poll
+
+
+async def polled(conn: Connection, event_id: str) -> dict[str, Any] | None:
+    """What `Polls.get` tells an administrator of a poll; None where there is none."""
+    row = await polls.poll(conn, event_id)
+    if row is None:
+        return None
+    [asked] = await _gather(conn, [row])
+    responses = await polls.responses(conn, event_id)
+    return _counted(asked, responses, asked.poll, Scope.ADMIN)
+
+
+def _counted(
+    asked: _Asked, responses: list[Row], shown: Poll | None, scope: Scope
+) -> dict[str, Any]:
+    """The poll and its votes, as far as who has this scope may see them."""
+    end = _event(asked.end) if asked.end else None
+    result = tally(asked.poll or _NO_POLL, asked.start, map(_event, responses), end)
+    known = end or scope is Scope.ADMIN or (shown and shown.disclosed)
+    answers = [
+        {
+            **answer._asdict(),
+            "votes": len(result.votes[answer.id]) if known else None,
+            "voters": result.votes[answer.id] if known else None,
+        }
+        for answer in (shown.answers if shown else ())
+    ]
+    counts = {"answers": answers, "voters": result.voters, "spoiled": result.spoiled}
+    return _described(asked, shown) | counts
 
 
 def _described(asked: _Asked, shown: Poll | None) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -23,6 +24,21 @@ def digest_of(key: str) -> bytes | None:
     """The SHA-256 behind a key; None for a name that is none of ours."""
     match = _KEY.fullmatch(key)
     return bytes.fromhex(match[3]) if match else None
+
+
+class Stored(NamedTuple):
+    """A blob as its store lists it: length in bytes, and when it came (None: nobody knows)."""
+
+    sha256: bytes
+    size: int
+    modified_at: datetime | None = None
+
+
+class Leftovers(NamedTuple):
+    """What a crash left half written more than a day ago, and its bytes where they are known."""
+
+    number: int = 0
+    size: int = 0
 
 
 class Body(Protocol):
@@ -66,6 +82,9 @@ class BlobStore(Protocol):
         left as it is: to repair one, delete it first.
         """
 
+    async def replace(self, body: Body) -> None:
+        """The same, also in the place of a blob that is there, which readers see until then."""
+
     def read(
         self, sha256: bytes, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[bytes, None]:
@@ -81,11 +100,14 @@ class BlobStore(Protocol):
     async def delete(self, sha256: bytes) -> None:
         """After return the blob is gone. Deleting what is not there is fine."""
 
-    def keys(self) -> AsyncGenerator[bytes, None]:
-        """The SHA-256 of every blob here, in bounded memory.
+    def pages(self) -> AsyncGenerator[list[Stored], None]:
+        """Every blob here in the order of its SHA-256, a page at a time, in bounded memory.
 
         Blobs that come or go meanwhile may or may not be among them.
         """
+
+    async def leftovers(self, *, remove: bool) -> Leftovers:
+        """What a crash left half written more than a day ago; with `remove` it is gone then."""
 
     async def check(self) -> None:
         """Return when the store answers us; the sentence of the error is for the operator."""

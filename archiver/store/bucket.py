@@ -15,7 +15,7 @@ import boto3.session
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from archiver.store.base import MIB, Body, digest_of, key_of
+from archiver.store.base import MIB, Body, Stored, digest_of, key_of
 from archiver.store.reader import BodyReader
 
 if TYPE_CHECKING:
@@ -160,27 +160,34 @@ class Bucket:
         key = self._key(sha256)
         self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)
 
-    def abort_stale(self) -> None:
-        """Drop uploads of ours that a crash left more than a day ago."""
+    def stale(self, *, abort: bool) -> int:
+        """Counts, or drops, uploads of ours that a crash left more than a day ago."""
+        count = 0
         oldest = datetime.now(UTC) - STALE
         pages = self.client.get_paginator("list_multipart_uploads")
         for page in pages.paginate(Bucket=self.name, Prefix=self.prefix):
             for upload in page.get("Uploads", ()):
                 digest = self._digest(upload["Key"])
                 if digest and upload["Initiated"] < oldest:
+                    count += 1
                     with contextlib.suppress(self.client.exceptions.NoSuchUpload):
-                        self.abort(digest, upload["UploadId"])
+                        if abort:
+                            self.abort(digest, upload["UploadId"])
+        return count
 
     def delete(self, sha256: bytes) -> None:
         """Remove the object, if it is there."""
         self.client.delete_object(Bucket=self.name, Key=self._key(sha256))
 
-    def pages(self) -> Iterator[list[bytes]]:
-        """The SHA-256 of all objects of ours, a page of S3's list at a time."""
+    def pages(self) -> Iterator[list[Stored]]:
+        """All objects of ours, a page of S3's list at a time, in the order of their keys."""
         pages = self.client.get_paginator("list_objects_v2")
         for page in pages.paginate(Bucket=self.name, Prefix=self.prefix):
-            found = (self._digest(item["Key"]) for item in page.get("Contents", ()))
-            yield [digest for digest in found if digest]
+            yield [
+                Stored(digest, item["Size"], item["LastModified"])
+                for item in page.get("Contents", ())
+                if (digest := self._digest(item["Key"]))
+            ]
 
     @property
     def signs_at_once(self) -> bool:

@@ -8,11 +8,12 @@ import os
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TypeVar
 
 from archiver.errors import BlobMissing, StoreUnavailable
-from archiver.store.base import CHUNK, MIB, Body, digest_of, key_of
+from archiver.store.base import CHUNK, MIB, Body, Leftovers, Stored, digest_of, key_of
 from archiver.store.spool import in_thread, write_all
 
 FILE_MODE = 0o640
@@ -48,6 +49,11 @@ class FilesystemStore:
         with self._explained():
             await in_thread(None, self._put, body)
 
+    async def replace(self, body: Body) -> None:
+        """See `BlobStore.replace`."""
+        with self._explained():
+            await in_thread(None, self._replace, body)
+
     async def read(
         self, sha256: bytes, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[bytes, None]:
@@ -73,13 +79,17 @@ class FilesystemStore:
         """See `BlobStore.delete`. The folders stay: another process may be about to use them."""
         await self._run(self._delete, sha256)
 
-    async def keys(self) -> AsyncGenerator[bytes, None]:
-        """See `BlobStore.keys`. One folder's names at a time are held."""
-        for outer in await self._run(_folders, self._path):
-            for inner in await self._run(_folders, self._path / outer):
-                for name in await self._run(os.listdir, self._path / outer / inner):
-                    if digest := digest_of(f"{outer}/{inner}/{name}"):
-                        yield digest
+    async def pages(self) -> AsyncGenerator[list[Stored], None]:
+        """See `BlobStore.pages`. A page is what one folder has."""
+        await self._run(self._require_folder)
+        for outer in sorted(await self._run(_folders, self._path)):
+            for inner in sorted(await self._run(_folders, self._path / outer)):
+                if page := await self._run(_stored, self._path / outer / inner):
+                    yield page
+
+    async def leftovers(self, *, remove: bool) -> Leftovers:
+        """See `BlobStore.leftovers`."""
+        return await self._run(self._leftovers, remove)
 
     async def check(self) -> None:
         """Try to write, since a disk may be full or turned read-only."""
@@ -106,16 +116,32 @@ class FilesystemStore:
     def _prepare(self) -> None:
         self._path.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         self._temporary.mkdir(mode=FOLDER_MODE, exist_ok=True)
+        self._leftovers(remove=True)
+
+    def _leftovers(self, remove: bool) -> Leftovers:
         oldest = time.time() - STALE_SECONDS
+        count = size = 0
         for entry in os.scandir(self._temporary):
             with contextlib.suppress(FileNotFoundError):  # another process tidies as well
-                if entry.stat().st_mtime < oldest:
-                    Path(entry).unlink()
+                found = entry.stat()
+                if found.st_mtime < oldest:
+                    if remove:
+                        Path(entry).unlink()
+                    count, size = count + 1, size + found.st_size
+        return Leftovers(count, size)
 
     def _put(self, body: Body) -> None:
         target = self.path_of(body.sha256)
         if self._size(body.sha256) != body.size:
             self._place(body, target)
+        self._make_last(target)
+
+    def _replace(self, body: Body) -> None:
+        target = self.path_of(body.sha256)
+        self._place(body, target)
+        self._make_last(target)
+
+    def _make_last(self, target: Path) -> None:
         # Also for a file that was there: who put it may not have come to this line yet.
         _sync_folder(target.parent)
         if target.parent not in self._lasting:
@@ -174,6 +200,20 @@ class FilesystemStore:
 def _folders(path: Path) -> list[str]:
     """The names of a level of the fan-out; `tmp` and what others put there is left out."""
     return [entry.name for entry in os.scandir(path) if len(entry.name) == 2 and entry.is_dir()]
+
+
+def _stored(folder: Path) -> list[Stored]:
+    """What a folder of the innermost level has, in order."""
+    found = []
+    above = f"{folder.parent.name}/{folder.name}"
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if digest := digest_of(f"{above}/{entry.name}"):
+                with contextlib.suppress(FileNotFoundError):  # deleted just now
+                    told = entry.stat()
+                    at = datetime.fromtimestamp(told.st_mtime, UTC)
+                    found.append(Stored(digest, told.st_size, at))
+    return sorted(found)
 
 
 def _write_file(body: Body, path: Path) -> None:

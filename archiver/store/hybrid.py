@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from typing import IO
 
-from archiver.errors import StoreUnavailable
+from archiver.errors import BlobMissing, StoreUnavailable
 from archiver.model import Blob, Place
-from archiver.store.base import BlobStore, Body
+from archiver.store.base import BlobStore, Body, Leftovers, Stored
 from archiver.store.filesystem import FilesystemStore
 from archiver.store.postgres import PostgresStore
 from archiver.store.s3 import S3Store
@@ -20,14 +20,35 @@ RECHECK_SECONDS = 5.0
 
 
 class HybridStore:
-    """Both stores as one. `inline_limit` is in bytes; a blob of that very size is still inline."""
+    """Both stores as one. `inline_limit` is in bytes; a blob of that very size is still inline.
 
-    def __init__(self, inline: PostgresStore, objects: BlobStore, inline_limit: int) -> None:
+    `former` is where objects were kept before: what is not among the objects is read from there,
+    nothing is put there, and what is deleted goes from both.
+    """
+
+    def __init__(
+        self,
+        inline: PostgresStore,
+        objects: BlobStore,
+        inline_limit: int,
+        former: BlobStore | None = None,
+    ) -> None:
+        self.former = former
         self._inline = inline
         self._objects = objects
         self._inline_limit = inline_limit
         self._away: str | None = None
         self._check_again = 0.0
+
+    @property
+    def objects_name(self) -> str:
+        """The name of the store that objects are kept in."""
+        return _name(self._objects)
+
+    @property
+    def former_name(self) -> str | None:
+        """The name of the store that they were kept in before."""
+        return None if self.former is None else _name(self.former)
 
     async def open(self) -> None:
         """See `BlobStore.open`, for both."""
@@ -73,6 +94,8 @@ class HybridStore:
         self, blob: Blob, start: int = 0, stop: int | None = None
     ) -> AsyncGenerator[bytes, None]:
         """See `BlobStore.read`. By the blob's recorded place, so the limit may change any day."""
+        if blob.place is Place.OBJECT and self.former is not None:
+            return _from_either(self._objects, self.former, blob.sha256, start, stop)
         return self._store(blob.place).read(blob.sha256, start, stop)
 
     async def open_file(self, blob: Blob) -> IO[bytes] | None:
@@ -80,19 +103,55 @@ class HybridStore:
 
         Raises as `BlobStore.read` does.
         """
-        if blob.place is Place.OBJECT and isinstance(self._objects, FilesystemStore):
-            return await self._objects.open_file(blob.sha256)
+        if blob.place is not Place.OBJECT:
+            return None
+        if isinstance(self._objects, FilesystemStore):
+            try:
+                return await self._objects.open_file(blob.sha256)
+            except BlobMissing:
+                if self.former is None:
+                    raise
+                return None
+        if isinstance(self.former, FilesystemStore):
+            try:
+                return await self.former.open_file(blob.sha256)
+            except BlobMissing:
+                return None
         return None
+
+    async def replace_object(self, body: Body) -> None:
+        """See `BlobStore.replace`, for the object store. Inline bytes are replaced by their rows'
+        owner, in one commit with these."""
+        with self._noticed():
+            await self._objects.replace(body)
+
+    async def size(self, blob: Blob) -> int | None:
+        """See `BlobStore.size`. By the blob's recorded place."""
+        size = await self._store(blob.place).size(blob.sha256)
+        if size is None and blob.place is Place.OBJECT and self.former is not None:
+            return await self.former.size(blob.sha256)
+        return size
+
+    def pages(self, place: Place) -> AsyncGenerator[list[Stored], None]:
+        """See `BlobStore.pages`. What is in the former store alone is not among the objects."""
+        return self._store(place).pages()
+
+    async def leftovers(self, *, remove: bool) -> Leftovers:
+        """See `BlobStore.leftovers`."""
+        return await self._objects.leftovers(remove=remove)
 
     async def link(
         self, blob: Blob, seconds: int, content_type: str, disposition: str, cache_control: str
     ) -> str | None:
         """A URL at which anyone may GET the blob for so long, with these headers of the answer.
 
-        None where it rests in no bucket. Nobody is asked whether the bytes are there. Raises
-        StoreUnavailable where there are no keys to sign with.
+        None where it rests in no bucket. Nobody is asked whether the bytes are there, unless they
+        may still be where they were before. Raises StoreUnavailable where there are no keys to
+        sign with.
         """
         if blob.place is not Place.OBJECT or not isinstance(self._objects, S3Store):
+            return None
+        if self.former is not None and not await self.has_object(blob):
             return None
         return await self._objects.presigned_url(
             blob.sha256,
@@ -108,6 +167,22 @@ class HybridStore:
         A refusal says nothing of uploads: a key may lack this permission alone.
         """
         await self._objects.delete(sha256)
+        if self.former is not None:
+            await self.former.delete(sha256)
+
+    async def put_object(self, body: Body, *, anew: bool = False) -> None:
+        """Make these bytes a durable object, whatever their size; `anew` in place of wrong ones.
+
+        Raises StoreUnavailable.
+        """
+        with self._noticed():
+            if anew:
+                await self._objects.delete(body.sha256)
+            await self._objects.put(body)
+
+    async def has_object(self, blob: Blob) -> bool:
+        """Whether all of it is among the objects, not only where they were before."""
+        return await self._objects.size(blob.sha256) == blob.size
 
     async def check(self) -> None:
         """See `BlobStore.check`, for both."""
@@ -122,6 +197,8 @@ class HybridStore:
         """See `BlobStore.close`, for both."""
         await self._inline.close()
         await self._objects.close()
+        if self.former is not None:
+            await self.former.close()
 
     @contextmanager
     def _noticed(self) -> Iterator[None]:
@@ -135,3 +212,24 @@ class HybridStore:
 
     def _store(self, place: Place) -> BlobStore:
         return self._inline if place is Place.INLINE else self._objects
+
+
+def _name(objects: BlobStore) -> str:
+    """As `config.yaml` has it."""
+    return "filesystem" if isinstance(objects, FilesystemStore) else "s3"
+
+
+async def _from_either(
+    objects: BlobStore, former: BlobStore, sha256: bytes, start: int, stop: int | None
+) -> AsyncGenerator[bytes, None]:
+    """What is moved meanwhile is at first in both, then in `objects` alone."""
+    for store in (objects, former):
+        try:
+            async with aclosing(store.read(sha256, start, stop)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except BlobMissing:
+            if store is former:
+                raise
+        else:
+            return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 import structlog
 
@@ -20,7 +21,18 @@ log = structlog.get_logger(__name__)
 
 def object_store(storage: Storage) -> BlobStore:
     """The store that `storage.objects` chooses."""
-    if storage.objects == "filesystem":
+    return _store(storage, storage.objects)
+
+
+def former_store(storage: Storage) -> BlobStore | None:
+    """The store that `storage.move_from` names: where objects were kept before."""
+    if storage.move_from in (None, storage.objects):
+        return None
+    return _store(storage, storage.move_from)
+
+
+def _store(storage: Storage, name: Literal["filesystem", "s3"]) -> BlobStore:
+    if name == "filesystem":
         return FilesystemStore(storage.filesystem.path)
     return S3Store(**dict(storage.s3))
 

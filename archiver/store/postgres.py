@@ -10,13 +10,17 @@ import asyncpg
 
 from archiver.db.pool import DATABASE_AWAY
 from archiver.errors import BlobMissing, StoreUnavailable
-from archiver.store.base import MIB, Body
+from archiver.store.base import MIB, Body, Leftovers, Stored
 from archiver.store.spool import in_thread
 
 if TYPE_CHECKING:
     from archiver.db.pool import Pool
 
 PUT = "INSERT INTO blob_data (sha256, data) VALUES ($1, $2) ON CONFLICT (sha256) DO NOTHING"
+REPLACE = """
+INSERT INTO blob_data (sha256, data) VALUES ($1, $2)
+ON CONFLICT (sha256) DO UPDATE SET data = EXCLUDED.data
+"""
 # The length of an external bytea is known without reading it.
 READ = """
 SELECT octet_length(data), substring(data FROM $2::integer FOR $3::integer)
@@ -24,7 +28,9 @@ FROM blob_data WHERE sha256 = $1
 """
 SIZE = "SELECT octet_length(data) FROM blob_data WHERE sha256 = $1"
 DELETE = "DELETE FROM blob_data WHERE sha256 = $1"
-KEYS = "SELECT sha256 FROM blob_data WHERE sha256 > $1 ORDER BY sha256 LIMIT $2"
+PAGE = """
+SELECT sha256, octet_length(data) FROM blob_data WHERE sha256 > $1 ORDER BY sha256 LIMIT $2
+"""
 CHECK = "SELECT FROM blob_data LIMIT 1"
 
 CHUNK = MIB  # larger than a file's: each is a round trip, and most blobs need but one
@@ -43,11 +49,13 @@ class PostgresStore:
 
     async def put(self, body: Body) -> None:
         """See `BlobStore.put`. Where a row is written too, do it in one commit, without this."""
-        data = body.data
-        if data is None:
-            data = await in_thread(None, body.read_at, 0, body.size)
         with _database_away():
-            await self._pool.execute(PUT, body.sha256, data)
+            await self._pool.execute(PUT, body.sha256, await _whole(body))
+
+    async def replace(self, body: Body) -> None:
+        """See `BlobStore.replace`."""
+        with _database_away():
+            await self._pool.execute(REPLACE, body.sha256, await _whole(body))
 
     async def read(
         self, sha256: bytes, start: int = 0, stop: int | None = None
@@ -75,17 +83,20 @@ class PostgresStore:
         with _database_away():
             await self._pool.execute(DELETE, sha256)
 
-    async def keys(self) -> AsyncGenerator[bytes, None]:
-        """See `BlobStore.keys`. In the order of the keys."""
-        last = b""
-        while True:
+    async def pages(self) -> AsyncGenerator[list[Stored], None]:
+        """See `BlobStore.pages`. A row does not tell when it came."""
+        last: bytes | None = b""
+        while last is not None:
             with _database_away():
-                rows = await self._pool.fetch(KEYS, last, KEYS_AT_ONCE)
-            for row in rows:
-                yield row[0]
-            if len(rows) < KEYS_AT_ONCE:
-                return
-            last = rows[-1][0]
+                rows = await self._pool.fetch(PAGE, last, KEYS_AT_ONCE)
+            if rows:
+                yield [Stored(*row) for row in rows]
+            last = rows[-1][0] if len(rows) == KEYS_AT_ONCE else None
+
+    async def leftovers(self, *, remove: bool) -> Leftovers:
+        """None ever: a row is there as a whole or not at all."""
+        del remove
+        return Leftovers()
 
     async def check(self) -> None:
         """See `BlobStore.check`."""
@@ -94,6 +105,12 @@ class PostgresStore:
 
     async def close(self) -> None:
         """The pool is its maker's to close."""
+
+
+async def _whole(body: Body) -> bytes:
+    return (
+        body.data if body.data is not None else await in_thread(None, body.read_at, 0, body.size)
+    )
 
 
 @contextmanager

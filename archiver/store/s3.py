@@ -19,7 +19,7 @@ import aiohttp
 from botocore.exceptions import BotoCoreError, ClientError
 
 from archiver.errors import ArchiverError, BlobMissing, StoreUnavailable
-from archiver.store.base import MIB, Body
+from archiver.store.base import MIB, Body, Leftovers, Stored
 from archiver.store.bucket import ADVICE, Bucket, code_of
 from archiver.store.crowd import Crowd
 from archiver.store.spool import in_thread
@@ -73,7 +73,7 @@ class S3Store:
         await self.ensure_bucket()
         # Not every server, nor every key, can list uploads; nothing depends on it.
         with contextlib.suppress(StoreUnavailable):
-            await self._call(self._bucket.abort_stale)
+            await self.leftovers(remove=True)
 
     async def ensure_bucket(self) -> None:
         """After return the bucket is there."""
@@ -81,11 +81,17 @@ class S3Store:
 
     async def put(self, body: Body) -> None:
         """See `BlobStore.put`. The server gets an MD5 of all that is sent, to check it."""
+        large = body.data is None and body.size > self._single_size
+        if not large or await self._call(self._bucket.size, body.sha256) != body.size:
+            await self.replace(body)
+
+    async def replace(self, body: Body) -> None:
+        """See `BlobStore.replace`."""
         if body.data is not None:
             await self._call(self._bucket.put, body)
         elif body.size <= self._single_size:
             await self._upload(self._bucket.put, body)
-        elif await self._call(self._bucket.size, body.sha256) != body.size:
+        else:
             await self._put_parts(body)
 
     async def read(
@@ -133,12 +139,16 @@ class S3Store:
         """See `BlobStore.delete`."""
         await self._call(self._bucket.delete, sha256)
 
-    async def keys(self) -> AsyncGenerator[bytes, None]:
-        """See `BlobStore.keys`. A page of S3's list at a time is held."""
+    async def pages(self) -> AsyncGenerator[list[Stored], None]:
+        """See `BlobStore.pages`."""
         pages = self._bucket.pages()
         while (page := await self._call(next, pages, None)) is not None:
-            for digest in page:
-                yield digest
+            if page:
+                yield page
+
+    async def leftovers(self, *, remove: bool) -> Leftovers:
+        """See `BlobStore.leftovers`. A server tells no size of an upload that never ended."""
+        return Leftovers(await self._call(partial(self._bucket.stale, abort=remove)))
 
     async def check(self) -> None:
         """See `BlobStore.check`."""

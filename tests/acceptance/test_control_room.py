@@ -79,7 +79,8 @@ async def test_the_conversation(control: Control) -> None:
     that the bot said is in the archive."""
     await control.people.admin.make_admin(control.bot)  # it will ask for a room's old messages
     reader = await control.reader("admin")
-    for part in (_help, _look_around, _look_at_one, _preview, _tokens, _work, _keep, _delete):
+    parts = _help, _look_around, _look_at_one, _preview, _tokens, _work, _keep, _upkeep, _delete
+    for part in parts:
         await part(control, reader)
     assert control.given == {one.name for one in COMMANDS}
     assert not await control.fetch("SELECT FROM event WHERE sender = $1", control.bot)
@@ -256,6 +257,23 @@ async def _keep(control: Control, reader: Reader) -> None:
     assert await control.custody("release") == [(ann, target) for target in targets]
     assert await control.custody("hold") == [(ann, posted.mxc)]
     assert await control.custody("unhold") == [(ann, posted.mxc)]
+
+
+async def _upkeep(control: Control, reader: Reader) -> None:
+    posted, ann = await control.post(reader), control.people.admin.user_id
+    assert "object" not in (await control.ask(f"show {posted.mxc}")).body
+    assert "Moved" in (await control.ask("storage move --to filesystem --larger-than 0")).body
+    assert "object" in (await control.ask(f"show {posted.mxc}")).body
+    assert await reader.download(posted.mxc) == posted.data
+    assert "Moved" in (await control.ask("storage move --to inline")).body
+    assert {row[0] for row in await control.custody("storage move")} == {ann}
+    assert "are where they should be" in (await control.ask("sweep")).body
+    assert "no rules" in (await control.ask("retention plan")).body
+    assert "no rule" in (await control.ask("retention run", worked=False)).body
+    told = (await control.ask(f"custody {control.people.room}")).body
+    assert ann in told
+    assert "quarantine" in told
+    await control.ask("custody verify")
 
 
 async def _delete(control: Control, reader: Reader) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from archiver.catalogue.queue import Job
+from archiver.catalogue.queue import Completed, Job
 from archiver.db.pool import Pool
 from archiver.errors import BlobMissing, BodyMismatch, Excluded, MediaNotFound, StoreUnavailable
 from archiver.fetch.archive import Parts, archive_one
@@ -74,7 +74,7 @@ async def test_a_small_media_rests_in_the_database(
     archived = await archive_one(await job(ours.pool, "cat"), ours)
     digest = hashlib.sha256(SMALL).digest()
     assert archived.blob == Blob(digest, INLINE_LIMIT, Place.INLINE, Facts())
-    assert archived.completed == (True, True)
+    assert archived.completed == Completed(True, True)
     media = await row(ours.pool, "cat")
     assert (media["state"], media["blob_sha256"]) == ("ready", digest)
     assert (media["declared_type"], media["upload_name"]) == ("image/png", "c")
@@ -121,8 +121,8 @@ async def test_the_same_bytes_are_kept_once(
         homeserver.give(mxc(name), data)
     first = await archive_one(await job(ours.pool, "cat"), ours)
     second = await archive_one(await job(ours.pool, "copy"), ours)
-    assert first.completed == (True, True)
-    assert second.completed == (True, False)
+    assert first.completed == Completed(True, True)
+    assert second.completed == Completed(True, False)
     assert first.blob == second.blob
     assert await count(ours.pool, "blob") == 1
     assert await count(ours.pool, "data") + len(objects(tmp_path)) == 1
@@ -256,7 +256,7 @@ async def test_a_blob_deleted_meanwhile(
         with pytest.raises(asyncpg.ForeignKeyViolationError):
             await task
     archived = await archive_one(claimed, ours)
-    assert archived.completed == (True, True)
+    assert archived.completed == Completed(True, True)
     assert await kept(ours.store, archived.blob) == LARGE
 
 

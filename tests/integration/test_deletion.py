@@ -398,11 +398,11 @@ async def test_the_same_bytes_come_while_they_are_deleted(
                 assert await deletion.delete_media(conn, mxc("cat"), GRACE)
             else:
                 await conn.execute(deletion.DELETE_MEDIA, *mxc("cat"), deletion.REASON)
-                await conn.execute(deletion.LOCK_BLOB, sha256)
+                await conn.execute(deletion.LOCK_BLOBS, [sha256])
             recording = asyncio.create_task(archive_one(job, ours))
             await until(lambda: someone_waits(ours.pool), "the recording waits")
             if moment == "locked":
-                await deletion.drop_blob(conn, sha256)
+                await deletion.drop_blobs(conn, [sha256])
         try:
             await recording
         except asyncpg.ForeignKeyViolationError:

@@ -119,6 +119,7 @@ def test_what_they_are() -> None:
         "release": (False, True),
         "delete": (True, True),
         "verify": (False, True),
+        "sweep": (True, True),
     }
     assert all(command.changes for command in keeping.COMMANDS)
     assert [command.usage for command in keeping.COMMANDS] == [
@@ -126,6 +127,7 @@ def test_what_they_are() -> None:
         "release TARGET",
         "delete TARGET",
         "verify [MXC] [--all]",
+        "sweep [--delete]",
     ]
 
 
@@ -269,3 +271,29 @@ async def test_what_has_no_bytes_cannot_be_verified(desk: Desk) -> None:
     await push(desk.pool, image("$d", "cow"))
     with pytest.raises(OperationError, match="has no bytes to verify: it is pending"):
         await desk.give("verify", str(mxc("cow")))
+
+
+async def test_sweep_tells_asks_and_lets_go(desk: Desk, tmp_path: Path) -> None:
+    """Only with --delete it asks, and only then something goes."""
+    assert plain(await desk.give("sweep")) == (
+        "Swept; 2 files, 19.5 KiB are where they should be.\n\n"
+        "Nothing is left over, and nothing is missing."
+    )
+    file_of(tmp_path, (await blob_of(desk.pool, "dog")).sha256).unlink()
+    await desk.pool.execute("INSERT INTO blob_data VALUES (sha256('stray'), 'stray')")
+    told = plain(await desk.give("sweep"))
+    assert told.startswith("Swept; 1 file, 9.8 KiB are where they should be.\n\n")
+    assert "inline bytes without a row · 1 file, 5 B" in told
+    assert "rows without their bytes · 1 file, 9.8 KiB" in told
+    asked = plain(await desk.ask("sweep", "--delete"))
+    assert asked.startswith("This lets 1 file go (5 B), that no row knows, and notes 1 file, 9.8")
+    assert await desk.pool.fetchval("SELECT count(*) FROM blob_data") == 2
+    reply = await desk.give("sweep", "--delete")
+    assert reply.data["inline"] == {"files": 1, "bytes": 5}
+    assert await desk.pool.fetchval("SELECT count(*) FROM blob_data") == 1
+    assert "1 is damaged; what somebody still has is fetched again by itself:" in plain(
+        await desk.give("verify")
+    )
+    sweep = next(command for command in keeping.COMMANDS if command.name == "sweep")
+    assert sweep.asks_first(sweep.parse([])) is None
+    assert sweep.asks_first(sweep.parse(["--delete"])) is sweep.asks

@@ -346,6 +346,7 @@ async def test_lost_bytes_are_an_error_that_is_counted(
             assert answer.status == 500
             assert (await answer.json())["errcode"] == "M_UNKNOWN"
     assert damages() == before + 2
+    assert await noted(archive) == [digest]
 
 
 async def test_an_object_that_lost_its_end_breaks_the_connection(
@@ -359,6 +360,7 @@ async def test_an_object_that_lost_its_end_breaks_the_connection(
         async with reader.get(mxc) as answer:
             await answer.read()
     assert damages() == before + 1
+    assert await noted(archive) == [await digest_of(archive, mxc)]
 
 
 async def test_an_inline_blob_of_another_length_is_not_served(
@@ -369,6 +371,7 @@ async def test_an_inline_blob_of_another_length_is_not_served(
     await archive.pool.execute("UPDATE blob_data SET data = substring(data FOR 10)")
     async with reader.get(mxc) as answer:
         assert answer.status == 500
+    assert await noted(archive) == [await digest_of(archive, mxc)]
 
 
 async def test_an_object_store_that_is_away_is_no_damage(
@@ -385,6 +388,7 @@ async def test_an_object_store_that_is_away_is_no_damage(
     async with reader.get(small) as answer:
         assert answer.status == 200
     assert damages() == before
+    assert await noted(archive) == []
 
 
 async def test_a_read_writes_nothing_until_the_flush(
@@ -407,6 +411,14 @@ async def test_a_read_writes_nothing_until_the_flush(
     assert row["access_count"] == 5
     assert row["last_accessed"] is not None
     assert await archive.pool.fetchval("SELECT last_used_at FROM token") is not None
+
+
+async def noted(archive: Archive) -> list[bytes]:
+    """What is known to be damaged, of which custody tells once."""
+    rows = await archive.pool.fetch("SELECT sha256 FROM blob WHERE damaged_at IS NOT NULL")
+    lines = await archive.pool.fetch("SELECT target FROM custody WHERE action = 'read'")
+    assert [row["sha256"].hex() for row in rows] == [line["target"] for line in lines]
+    return [row["sha256"] for row in rows]
 
 
 async def digest_of(archive: Archive, mxc: Mxc) -> bytes:

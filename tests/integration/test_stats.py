@@ -107,3 +107,83 @@ async def test_an_empty_archive_lacks_nothing(config: Path) -> None:
     printed = await stats(config)
     assert "100.00 %" in printed
     assert "Least complete" not in printed
+
+
+async def age(archive: Archive, url: str, days: int) -> None:
+    """As if a media had been archived so long ago."""
+    await archive.pool.execute(
+        "UPDATE media SET settled_at = now() - $2 * interval '1 day' WHERE media_id = $1",
+        url.rpartition("/")[2],
+        days,
+    )
+    await archive.pool.execute(
+        "UPDATE blob SET created_at = now() - $2 * interval '1 day'"
+        " WHERE sha256 = (SELECT blob_sha256 FROM media WHERE media_id = $1)",
+        url.rpartition("/")[2],
+        days,
+    )
+
+
+async def test_how_much_there_is(archive: Archive, reader: Reader) -> None:
+    """Files, what sharing saves, the largest that may be seen, and how often any was read."""
+    media = [await archive.put(b"x" * size) for size in (100, 100, 100, 500, 900)]
+    *_, largest, hidden = media
+    await archive.pool.execute(
+        "UPDATE media SET state = 'quarantined' WHERE media_id = $1", hidden.media_id
+    )
+    await archive.pool.execute("UPDATE media SET access_count = 7")
+    assert (await reader.json("/api/v1/stats"))["totals"] == {
+        "files": 3,
+        "bytes": 1500,
+        "deduplicated_bytes": 200,
+        "average_bytes": 500,
+        "largest": {"mxc": str(largest), "bytes": 500},
+        "accesses": 35,
+    }
+
+
+async def test_how_it_grows(archive: Archive, reader: Reader) -> None:
+    """By month for a year, and ahead by the average of 90 days; what was long ago is none."""
+    for size, days in ((9000, 800), (900, 100), (90, 0)):
+        await age(archive, str(await archive.put(b"x" * size)), days)
+    found = await reader.json("/api/v1/stats")
+    months = [row["month"] for row in found["growth"]]
+    assert (len(months), months) == (12, sorted(set(months)))
+    assert (found["growth"][-1]["media"], found["growth"][-1]["bytes"]) == (1, 90)
+    assert sum(row["bytes"] for row in found["growth"]) == 990
+    assert sum(row["media"] for row in found["growth"]) == 2
+    assert found["forecast"] == {
+        "bytes_per_day": 1,
+        "object_bytes_per_day": 0,
+        "bytes_in_30_days": 9990 + 30,
+        "bytes_in_90_days": 9990 + 90,
+    }
+    assert found["media"] == {"ready": 3}
+
+
+async def test_a_young_archive_has_few_days(archive: Archive, reader: Reader) -> None:
+    """Its average is of these alone."""
+    await age(archive, str(await archive.put(b"x" * 1000)), 10)
+    assert (await reader.json("/api/v1/stats"))["forecast"]["bytes_per_day"] == 100
+
+
+async def test_when_the_disk_is_full(archive: Archive, config: Path) -> None:
+    """Large files are on a disk of ours, and people are told how long it lasts, if they can live
+    to see it."""
+    mxc = await archive.put(b"x" * 100_000)
+    assert "How much there is:" in await stats(config)
+    await archive.pool.execute(
+        "UPDATE blob SET place = 'object', size = 1000000000000000 WHERE sha256 ="
+        " (SELECT blob_sha256 FROM media WHERE media_id = $1)",
+        mxc.media_id,
+    )
+    printed = await stats(config)
+    assert f"the disk of {config.parent / 'objects'} is full in" in printed
+
+
+async def test_an_empty_archive_has_no_size(reader: Reader) -> None:
+    """And none that it will have."""
+    found = await reader.json("/api/v1/stats")
+    assert found["totals"]["largest"] is None
+    assert found["totals"]["average_bytes"] == 0
+    assert set(found["forecast"].values()) == {0}

@@ -413,8 +413,8 @@ async def test_the_queue_is_read_in_its_order(pool: Pool) -> None:
     assert [n.get("Index Name") for n in nodes(locked)] == [None, "blob_processing_due"]
     assert_lean(await plan(pool, COUNTS))
     assert_lean(await plan(pool, variants.RETRY, "x"))
-    for statement in (deletion.DELETE_VARIANTS, deletion.DELETE_BLOB):
-        assert_lean(await plan(pool, statement, bytes(32)))
+    for statement in (deletion.DELETE_VARIANTS, deletion.DELETE_BLOBS):
+        assert_lean(await plan(pool, statement, [bytes(32)]))
     arguments: list[Any] = [bytes(32), "x", 40, bytes(32), 1, "inline", "x", 1, 1, b"x"]
     text = await pool.fetchval("EXPLAIN (FORMAT JSON) " + variants.KEEP, *arguments)
     assert_lean(list(nodes(orjson.loads(text)[0]["Plan"])))
@@ -427,7 +427,7 @@ async def _unlink(pool: Pool, mxc: Mxc) -> bytes:
             "SELECT blob_sha256 FROM media WHERE (server_name, media_id) = ($1, $2)", *mxc
         )
         await conn.execute("DELETE FROM media WHERE (server_name, media_id) = ($1, $2)", *mxc)
-        await deletion.drop_blob(conn, sha256)
+        await deletion.drop_blobs(conn, [sha256])
         return sha256
 
 

@@ -101,7 +101,8 @@ async def test_a_damaged_object_is_found_until_it_is_mended(
         assert (await rows(ours.pool))["dog"] == (False, True)
     since = await ours.pool.fetchval("SELECT damaged_at FROM blob WHERE damaged_at IS NOT NULL")
     async with ours.pool.acquire() as conn:
-        assert await verification.known_damaged(conn, 10) == [blob.sha256]
+        [known] = await verification.known_damaged(conn, 10)
+        assert (known.sha256, known.reason) == (blob.sha256, None)
         assert (await verification.standing(conn)).damaged == 1
     assert since
     file.write_bytes(LARGE)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from archiver.control.arguments import (
     ANY_TARGET,
     EVENT,
+    HIDEABLE,
+    HOLDABLE,
     MXC,
     ROOM,
     USER,
@@ -180,3 +182,17 @@ async def test_an_alias_becomes_its_room() -> None:
     assert await settled(room, directory) == room
     with pytest.raises(OperationError, match=r"#lost:a\.org: Room alias not found"):
         await settled(Target("alias", "#lost:a.org"), directory)
+
+
+def test_bytes_and_spans_are_targets_of_those_who_take_them() -> None:
+    """Bytes in any case of their letters; neither is anything else's target."""
+    name, span = "sha256:" + "0f" * 32, "2024-01-01..2024-01-31"
+    assert HOLDABLE.convert(name.upper(), None, None) == Target("hash", name)
+    assert HOLDABLE.convert(span, None, None) == Target("span", span)
+    assert HIDEABLE.convert(name, None, None) == Target("hash", name)
+    for kinds, text in ((HIDEABLE, span), (ANY_TARGET, name), (ANY_TARGET, span)):
+        with pytest.raises(click.BadParameter, match="is not a media"):
+            kinds.convert(text, None, None)
+    for text in ("sha256:", "sha256:" + "0g" * 32, "2024-01-31..2024-01-01"):
+        with pytest.raises(click.BadParameter):
+            HOLDABLE.convert(text, None, None)

@@ -25,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "database.data_dir": "data/postgres",
     "storage.inline_limit": 5 * MIB,
     "storage.objects": "filesystem",
+    "storage.move_from": None,
     "storage.filesystem.path": "data/objects",
     "storage.s3.endpoint_url": None,
     "storage.s3.region": "us-east-1",
@@ -40,11 +41,15 @@ DEFAULTS: dict[str, Any] = {
     "capture.max_size": None,
     "capture.on_redaction": "keep",
     "capture.delete_after": timedelta(days=7),
+    "retention.rules": (),
+    "retention.every": timedelta(hours=1),
     "history.reconcile_every": timedelta(minutes=10),
     "history.remote_rate": 64 * 1024,
     "worker.concurrency": 8,
     "worker.lease": timedelta(seconds=30),
     "worker.stop_within": timedelta(seconds=20),
+    "worker.verify_rate": MIB,
+    "worker.verify_every": timedelta(days=30),
     "thumbnails.helpers": 2,
     "thumbnails.background": True,
     "serve.listen": ("127.0.0.1", 29341),
@@ -65,7 +70,7 @@ DEFAULTS: dict[str, Any] = {
     "bot.admins": (),
     "bot.power_level": None,
     "bot.confirm_within": timedelta(minutes=10),
-    "bot.notify": ("trouble", "disk", "failed", "gaps", "damage"),
+    "bot.notify": ("trouble", "disk", "failed", "gaps", "damage", "custody"),
     "log.format": "console",
     "log.level": "info",
 }
@@ -287,6 +292,14 @@ NAME = "is no server name: the part of user ids after the colon, like example.co
         ("worker: {concurrency: many}", "worker.concurrency: is no whole number (it is 'many')"),
         ("worker: {concurrency: 1.5}", "worker.concurrency: is no whole number (it is 1.5)"),
         ("worker: {concurrency: null}", "worker.concurrency: is no whole number (it is None)"),
+        (
+            "worker: {verify_rate: 1}",
+            "worker.verify_rate: is less than 1 KiB a second; null switches it off (it is 1)",
+        ),
+        (
+            "worker: {verify_every: 0 s}",
+            "worker.verify_every: is shorter than a second (it is '0 s')",
+        ),
         ("worker: {lease: 30}", f"worker.lease: {SPAN} (it is 30)"),
         ("worker: {lease: 0 s}", "worker.lease: is shorter than a second (it is '0 s')"),
         (
@@ -302,6 +315,31 @@ NAME = "is no server name: the part of user ids after the colon, like example.co
         (
             "serve: {signed_for_at_most: 400 d}",
             "serve.signed_for_at_most: is outside a second to a year (it is '400 d')",
+        ),
+        ("retention: {rules: {keep: 1 d}}", f"retention.rules: {LIST}"),
+        ("retention: {rules: [{typo: 1}]}", f"retention.rules.0.typo: {NO_KEY}"),
+        ("retention: {every: 0 s}", "retention.every: is shorter than a second (it is '0 s')"),
+        (
+            "retention: {rules: [{keep: ever}]}",
+            f"retention.rules.0.keep: {SPAN}; or forever (it is 'ever')",
+        ),
+        (
+            "retention: {rules: [{keep_unread: 5}]}",
+            f"retention.rules.0.keep_unread: {SPAN} (it is 5)",
+        ),
+        ("retention: {rules: [{quota: much}]}", f"retention.rules.0.quota: {SIZE} (it is 'much')"),
+        (
+            "retention: {rules: [{keep: 1 d}, {keep: forever, quota: 1 GiB}]}",
+            "retention.rules.1: says more than one of keep, keep_unread and quota",
+        ),
+        (
+            "retention: {rules: [{room: '#a:b'}]}",
+            "retention.rules.0.room: is no room id: it starts with ! (an alias will not do)"
+            " (it is '#a:b')",
+        ),
+        (
+            "retention: {rules: [{mimetype: video}]}",
+            "retention.rules.0.mimetype: is no type like image/gif or video/* (it is 'video')",
         ),
         ("bot: {admins: {a: b}}", f"bot.admins: {LIST}"),
         (

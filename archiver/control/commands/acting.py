@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from archiver.control.commands import (
     comparing,
+    custody,
     holding,
+    moving,
     previewing,
     reading_back,
+    retaining,
     retrying,
     tokens,
 )
@@ -18,5 +21,8 @@ COMMANDS: tuple[Command, ...] = (
     *comparing.COMMANDS,
     *retrying.COMMANDS,
     *holding.COMMANDS,
+    *moving.COMMANDS,
+    *retaining.COMMANDS,
+    *custody.COMMANDS,
     *tokens.COMMANDS,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,15 @@ from archiver.catalogue import coverage, knowledge, tallies
 from archiver.catalogue.stats import statistics
 from archiver.catalogue.tallies import Group, Tally
 from archiver.control.asked import Asked
+from archiver.control.commands.sizing import sizes
 from archiver.control.definition import command
 from archiver.control.reply import Reply, Table, said
+from archiver.control.watching.disks import Space, spaces
 from archiver.control.words import plural, short
 from archiver.units import format_size
 
 if TYPE_CHECKING:
+    from archiver.config import Config
     from archiver.db.pool import Connection
 
 ROOMS = 10
@@ -30,8 +34,9 @@ GROUPS = ("room", "user", "type", "month")
 async def stats(asked: Asked, group: Group | None) -> Reply:
     """Count media, files, events and what is missing; or media and bytes by GROUP.
 
-    Without a group: media by state, files and bytes by place, events by type, how much of what
-    was posted is here, what is not and why, and the rooms that lack most.
+    Without a group: media by state, files and bytes by place, events by type, what sharing bytes
+    saves, how the archive grew and will grow, how much of what was posted is here, what is not and
+    why, and the rooms that lack most.
 
     With room, user or type: the 15 that hold most bytes. With month: the latest 15. A media counts
     once in its group, and so do bytes that several media of the group share. The type is what the
@@ -42,7 +47,12 @@ async def stats(asked: Asked, group: Group | None) -> Reply:
             return await _grouped(conn, group)
         figures = await statistics(conn)
         rooms = await _least_complete(conn)
-    tables = (*_totals(figures), *_coverage(figures["coverage"]), *_rooms(rooms))
+    tables = (
+        *_totals(figures),
+        *sizes(figures, await _room_left(asked.means.config)),
+        *_coverage(figures["coverage"]),
+        *_rooms(rooms),
+    )
     return said(*(part for title, table in tables for part in (title, table)), data=figures)
 
 
@@ -58,6 +68,14 @@ async def _grouped(conn: Connection, group: Group) -> Reply:
     order = "the latest first" if group == "month" else "most bytes first"
     data = [{**tally._asdict(), "name": names.get(tally.key)} for tally in found]
     return said(f"By {group}, {order}:", Table(("", "media", ""), rows), data=data)
+
+
+async def _room_left(config: Config) -> Space | None:
+    """The disk on which large files are kept, where it is a folder of ours."""
+    if config.storage.objects != "filesystem":
+        return None
+    found = await asyncio.to_thread(spaces, [config.storage.filesystem.path])
+    return found[0] if found else None
 
 
 def _tally(tally: Tally, name: str) -> tuple[str, str, str]:

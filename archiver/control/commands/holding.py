@@ -6,7 +6,7 @@ import click
 
 from archiver.catalogue import custody
 from archiver.catalogue import holds as catalogue
-from archiver.control.arguments import ANY_TARGET, Target, settled
+from archiver.control.arguments import HOLDABLE, Target, settled
 from archiver.control.asked import Asked
 from archiver.control.definition import command
 from archiver.control.reply import Reply, Table, said
@@ -14,13 +14,14 @@ from archiver.control.words import moment
 
 
 @command("hold", changes=True)
-@click.argument("target", type=ANY_TARGET)
+@click.argument("target", type=HOLDABLE)
 @click.argument("reason", nargs=-1, required=True)
 async def hold(asked: Asked, target: Target, reason: tuple[str, ...]) -> Reply:
     """Keep TARGET from being deleted, whatever rule says that it goes.
 
     TARGET is a media (mxc://...), an event ($...), a user (@...) or a room (!..., or its alias),
-    or a link to one. REASON is shown in lists.
+    or a link to one; bytes (sha256:...), whoever posts them; or a span of time, like
+    2024-01-01..2024-01-31: all that is posted in it. REASON is shown in lists.
     """
     target, why = await settled(target, asked.means.history), " ".join(reason)
     async with asked.means.pool.acquire() as conn, conn.transaction():
@@ -30,7 +31,7 @@ async def hold(asked: Asked, target: Target, reason: tuple[str, ...]) -> Reply:
 
 
 @command("unhold", changes=True)
-@click.argument("target", type=ANY_TARGET)
+@click.argument("target", type=HOLDABLE)
 async def unhold(asked: Asked, target: Target) -> Reply:
     """End the hold on TARGET: the rules apply to it again."""
     target = await settled(target, asked.means.history)

@@ -7,8 +7,9 @@ import click
 from archiver.catalogue import erasure
 from archiver.catalogue.erasure import Weight
 from archiver.catalogue.targets import Target as Of
-from archiver.control.arguments import ANY_TARGET, Target, settled
+from archiver.control.arguments import ANY_TARGET, HIDEABLE, Target, settled
 from archiver.control.asked import Asked
+from archiver.control.commands.sweeping import sweep
 from archiver.control.commands.verifying import Notice, verify
 from archiver.control.definition import command
 from archiver.control.reply import Reply, printable, said
@@ -21,26 +22,31 @@ from archiver.units import format_size
 
 
 @command("quarantine", changes=True, long=True)
-@click.argument("target", type=ANY_TARGET)
+@click.argument("target", type=HIDEABLE)
 @click.argument("reason", nargs=-1)
 async def quarantine(asked: Asked, target: Target, reason: tuple[str, ...]) -> Reply:
     """Hide the media of TARGET from everybody but administrators, at once; nothing is lost.
 
     TARGET is a media (mxc://...), an event ($...), a user (@...) or a room (!..., or its alias):
     all that its events have named so far, wherever else it was posted too. What is not archived
-    yet is not fetched. `release` undoes it.
+    yet is not fetched. Or bytes (sha256:...): all media that have them, and all that will come
+    with them. `release` undoes it.
     """
     of, who = await _of(asked, target), Who(asked.actor, asked.place)
     why = printable(" ".join(reason))
     done, notice = Done(), Notice(asked)
     async for done in keep.quarantine(asked.means.pool, of, why, who):
         await notice.show(f"In quarantine so far: {_media(*done)}.")
-    told = f"Quarantined {_media(*done)}." if done.media else f"Nothing of {of.value} was to hide."
+    told = f"Nothing of {of.value} was to hide."
+    if done.media:
+        told = f"Quarantined {_media(*done)}."
+    elif of.kind == "hash":
+        told = f"No media was to hide; whatever comes with {of.value} is hidden too."
     return said(told, data=done._asdict())
 
 
 @command("release", changes=True, long=True)
-@click.argument("target", type=ANY_TARGET)
+@click.argument("target", type=HIDEABLE)
 async def release(asked: Asked, target: Target) -> Reply:
     """Take the media of TARGET out of quarantine: it is shown again, or fetched."""
     of, who = await _of(asked, target), Who(asked.actor, asked.place)
@@ -113,4 +119,4 @@ def _erased(erased: Erased) -> str:
     return _media(erased.media, erased.size, "freed") + words
 
 
-COMMANDS = (quarantine, release, delete, verify)
+COMMANDS = (quarantine, release, delete, verify, sweep)

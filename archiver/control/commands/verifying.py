@@ -84,14 +84,19 @@ async def _standing(asked: Asked) -> Reply:
     async with asked.means.pool.acquire() as conn:
         now = await verification.standing(conn)
         damaged = await verification.known_damaged(conn, SHOWN) if now.damaged else []
-        findings = [(sha256, await verification.sharers(conn, sha256)) for sha256 in damaged]
+        media = [await verification.sharers(conn, one.sha256) for one in damaged]
     told = f"{plural(now.blobs, 'file')}: {now.never:,} never verified"
     told += f", all others since {moment(now.oldest)}." if now.oldest else "."
-    rows = tuple((sha256.hex(), _names(media)) for sha256, media in findings)
-    if not rows:
+    if now.last_repair:
+        told += f" {now.repaired:,} were damaged and repaired, the last {moment(now.last_repair)}."
+    if not damaged:
         return said(told, "Nothing is damaged.", data=now._asdict())
-    told += f" {_damaged(now.damaged)}:"
-    return said(told, Table(("sha256", "media"), rows), data=now._asdict())
+    rows = tuple(
+        (one.sha256.hex(), _names(names), one.reason or "not tried yet")
+        for one, names in zip(damaged, media, strict=True)
+    )
+    told += f" {_damaged(now.damaged)}; what somebody still has is fetched again by itself:"
+    return said(told, Table(("sha256", "media", "repair"), rows), data=now._asdict())
 
 
 class Notice:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from archiver.catalogue.notices import Damaged, Failed, Spell
+from datetime import UTC, timedelta
+
+from archiver.catalogue.notices import Damaged, Failed, Head, Spell
 from archiver.control.reply import Reply, Table, said
 from archiver.control.watching.disks import Space
 from archiver.control.words import moment, plural
@@ -91,6 +93,16 @@ def damage(damaged: Damaged, prefix: str) -> Reply:
         *([Table(("media",), tuple((str(mxc),) for mxc in damaged.first))] * bool(damaged.first)),
         f"See that the disk is well, bring the files back from a backup, and `{prefix} verify`"
         " looks at them again.",
+    )
+
+
+def custody(spell: Spell, head: Head, prefix: str) -> Reply:
+    """The day's head of the chain of custody, to be compared with whenever somebody doubts it."""
+    day = (spell.last_at - timedelta(days=1)).astimezone(UTC)
+    return said(
+        f"🔏 Custody up to {day:%Y-%m-%d} (UTC): {plural(head.lines, 'line')} in"
+        f" {plural(head.seal, 'seal')}, whose head is {head.hash.hex()}",
+        f"`{prefix} custody verify --head {head.hash.hex()}` tells whether it still stands.",
     )
 
 
