@@ -192,6 +192,9 @@ async def test_the_archive_is_counted(archive: Archive, reader: Reader) -> None:
     async with reader.ask("/api/v1/stats") as answer:
         figures = await answer.json()
     assert figures.pop("coverage")["references"]["ready"] == 1
+    assert figures.pop("totals")["bytes"] == len(DATA)
+    assert len(figures.pop("growth")) == 12
+    assert figures.pop("forecast")["bytes_per_day"] == len(DATA)
     assert figures == {
         "media": {"failed": 1, "ready": 1},
         "events": {"m.room.message": 1},
