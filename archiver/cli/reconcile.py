@@ -18,6 +18,8 @@ async def _run(base: Base, asked: Asked, rooms: tuple[Target, ...]) -> Reply:
     """The same as in the control room, and the work as well."""
     means = asked.means
     room_ids = await ids_of(rooms, means.history) if rooms else None
+    async with base.pool.acquire() as conn:
+        await comparing.note(conn, asked, room_ids)
     every = base.config.history.reconcile_every or timedelta(days=1)
     began = await Reconciler(base.pool, means.history, means.policy, every).compare(room_ids)
     return await comparing.outcome(base.pool, began, room_ids)

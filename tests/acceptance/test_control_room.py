@@ -217,6 +217,7 @@ async def _work(control: Control, reader: Reader) -> None:
     assert len(replies) <= 2  # how it goes on, which is edited, and what came of it
     assert await control.custody("backfill") == [(ann, None)]
     assert "2 rooms compared" in (await control.ask(f"reconcile {room} {control.room_id}")).body
+    assert await control.custody("reconcile") == [(ann, None)]
     posted = await control.post(reader)
     failing = await control.people.alice.upload(png(5, 5, (5, 5, 5)))
     await control.people.admin.delete_media(failing)

@@ -273,6 +273,11 @@ async def test_comparing_tells_what_was_missing_and_where(
     said = plain(reply)
     assert f"{ROOM} · events that were missing 2" in said
     assert f"{OTHER} · not compared the bot may not read it" in said
+    noted = await desk.pool.fetch("SELECT action, target, detail::jsonb->'rooms' FROM custody")
+    assert [tuple(row) for row in noted] == [
+        ("reconcile", None, '"all"'),
+        ("reconcile", None, "2"),
+    ]
     assert "1 room compared, 2 missing events archived now." in said
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
+from archiver.catalogue import custody
 from archiver.catalogue import rooms as catalogue
 from archiver.control.arguments import ROOM, Target
 from archiver.control.asked import Asked
@@ -17,6 +19,9 @@ from archiver.control.words import plural, span
 from archiver.db.pool import Pool
 from archiver.errors import Cancelled, OperationError
 from archiver.matrix.history import NOTHING_TO_READ
+
+if TYPE_CHECKING:
+    from archiver.db.pool import Connection
 
 LOOK_SECONDS = 2.0
 # Longer than whoever compares rests after a homeserver that was away.
@@ -30,7 +35,7 @@ NOBODY_COMPARES = (
 )
 
 
-@command("reconcile", long=True)
+@command("reconcile", changes=True, long=True)
 @click.argument("rooms", metavar="[ROOM]...", nargs=-1, type=ROOM)
 async def reconcile(asked: Asked, rooms: tuple[Target, ...]) -> Reply:
     """Look for events that were never pushed, in these rooms or in all, and archive them.
@@ -45,8 +50,16 @@ async def reconcile(asked: Asked, rooms: tuple[Target, ...]) -> Reply:
     async with asked.means.pool.acquire() as conn, conn.transaction():
         await catalogue.see(conn, listed or ())
         began = await catalogue.ask(conn, room_ids)
+        await note(conn, asked, room_ids)
     await _watch(asked, began, room_ids)
     return await outcome(asked.means.pool, began, room_ids)
+
+
+async def note(conn: Connection, asked: Asked, room_ids: Sequence[str] | None) -> None:
+    """Custody tells who asked for it, of which rooms."""
+    target = room_ids[0] if room_ids and len(room_ids) == 1 else None
+    rooms = len(room_ids) if room_ids else "all"
+    await custody.note(conn, asked.actor, asked.place, "reconcile", target, rooms=rooms)
 
 
 async def outcome(pool: Pool, began: datetime, room_ids: Collection[str] | None) -> Reply:

@@ -156,7 +156,9 @@ def _bytes(blob: Row) -> str:
         facts.append(f"shared by {blob['media']:,} media")
     damaged = ""
     if blob["damaged_at"]:
-        damaged = f"\n❌ damaged since {moment(blob['damaged_at'])}: restore it from a backup"
+        damaged = (
+            f"\n❌ damaged since {moment(blob['damaged_at'])}: it is fetched again, see `verify`"
+        )
     return f"{', '.join(facts)}\nSHA-256 {blob['sha256']}{damaged}"
 
 
