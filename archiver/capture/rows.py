@@ -9,6 +9,7 @@ import orjson
 
 from archiver.capture.batch import Batch
 from archiver.capture.policy import CapturePolicy
+from archiver.capture.prefix import begins_command
 from archiver.capture.references import find_references
 from archiver.model import Reference, Role
 
@@ -108,8 +109,9 @@ def _is_command(fields: dict[str, Any], references: list[Reference], prefix: str
         return False
     if content.get("msgtype") != "m.text" or fields.get("type") != "m.room.message":
         return False
-    begins = body.casefold().split(maxsplit=1)[:1] == [prefix.casefold()]
-    return begins and all(r.role is Role.OTHER and str(r.mxc) in body for r in references)
+    return begins_command(body, prefix.casefold()) and all(
+        r.role is Role.OTHER and str(r.mxc) in body for r in references
+    )
 
 
 def bare(found: Kept) -> Kept:

@@ -15,11 +15,11 @@ from archiver.control.heard import Heard
 from archiver.control.outcome import failed, outcome
 from archiver.control.progress import Progress
 from archiver.control.reply import Reply
-from archiver.control.signs import CANCEL, OK
 from archiver.control.understanding import Understood
 from archiver.control.voice import Voice, patiently
 from archiver.db.pool import DATABASE_AWAY
 from archiver.errors import Cancelled
+from archiver.matrix.signs import CANCEL, OK
 
 MOST_ATTEMPTS = 5
 INTERRUPTED = (

@@ -18,9 +18,9 @@ from archiver.control.permission import Permission
 from archiver.control.questions import Questions
 from archiver.control.refusals import Refusals
 from archiver.control.reply import Reply
-from archiver.control.signs import CANCEL, OK
 from archiver.control.understanding import Understood, understand
 from archiver.db.pool import Pool
+from archiver.matrix.signs import CANCEL, OK
 
 log = structlog.get_logger(__name__)
 

@@ -11,9 +11,9 @@ from archiver.catalogue.inbox import Item
 from archiver.control import messages
 from archiver.control.heard import Heard
 from archiver.control.reply import Reply, plain
-from archiver.control.signs import CANCEL
 from archiver.control.voice import Voice
 from archiver.db.pool import DATABASE_AWAY, Pool
+from archiver.matrix.signs import CANCEL
 from archiver.matrix.speech import UNHEARD
 
 EDIT_SECONDS = 2.0

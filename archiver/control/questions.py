@@ -15,11 +15,11 @@ from archiver.control.definition import Run
 from archiver.control.heard import Heard, heard
 from archiver.control.outcome import failed
 from archiver.control.reply import Reply
-from archiver.control.signs import CANCEL, OK
 from archiver.control.surely import surely
 from archiver.control.understanding import Understood
 from archiver.control.voice import Voice
 from archiver.db.pool import Pool
+from archiver.matrix.signs import CANCEL, OK
 
 log = structlog.get_logger(__name__)
 

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from archiver.capture.prefix import begins_command
 from archiver.capture.rows import identifier
-
-OK = "✅"
-CANCEL = "❌"
+from archiver.matrix.signs import CANCEL, OK
 
 # A keyboard may or may not ask for the coloured picture of a sign.
 VARIATION_SELECTOR = "\ufe0f"
@@ -63,12 +62,7 @@ def _is_command(content: Any, prefix: str) -> bool:
     body = content.get("body")
     if not isinstance(body, str):
         return False
-    body = body.lstrip()
-    if not prefix.startswith(body[:1].casefold()):  # nearly every text ends here
-        return False
-    # Casefolding makes nothing shorter, so in so many characters the prefix ends or is none.
-    words = body[: len(prefix) + 1].split(maxsplit=1)
-    if not words or words[0].casefold() != prefix:
+    if not begins_command(body, prefix):
         return False
     relation = content.get("m.relates_to")
     return not isinstance(relation, dict) or relation.get("rel_type") != "m.replace"

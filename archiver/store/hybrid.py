@@ -222,12 +222,14 @@ def _name(objects: BlobStore) -> str:
 async def _from_either(
     objects: BlobStore, former: BlobStore, sha256: bytes, start: int, stop: int | None
 ) -> AsyncGenerator[bytes, None]:
-    """What is moved meanwhile is at first in both, then in `objects` alone."""
+    """What is moved meanwhile is at first in both, then in `objects` alone. What was given of one
+    is not given of the other again."""
     for store in (objects, former):
         try:
             async with aclosing(store.read(sha256, start, stop)) as chunks:
                 async for chunk in chunks:
                     yield chunk
+                    start += len(chunk)
         except BlobMissing:
             if store is former:
                 raise

@@ -20,11 +20,11 @@ from archiver.control.commands import helping
 from archiver.control.definition import Command, command
 from archiver.control.outcome import FAULT
 from archiver.control.reply import Reply, Table, said
-from archiver.control.signs import CANCEL, OK
 from archiver.db.listen import Listener
 from archiver.db.migrate import bring_up_to_date
 from archiver.db.pool import open_pool
 from archiver.errors import OperationError
+from archiver.matrix.signs import CANCEL, OK
 from tests.support.desk import ADMIN, OTHER_ADMIN, ROOM, STRANGER, Desk
 from tests.support.fetching import until
 from tests.support.homeserver import SERVER_NAME

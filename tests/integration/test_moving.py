@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import pytest
 
 from archiver.catalogue import moves
 from archiver.catalogue.moves import PAGE
-from archiver.errors import StoreUnavailable
+from archiver.errors import BlobMissing, StoreUnavailable
 from archiver.fetch.archive import Parts
 from archiver.keep.deletion import Deletion
 from archiver.keep.erasure import Erasure
@@ -421,3 +422,25 @@ async def _bucket(s3: S3Endpoint) -> S3Store:
     )
     await store.open()
     return store
+
+
+class Vanishing(FilesystemStore):
+    """Loses an object while it is read."""
+
+    async def read(
+        self, sha256: bytes, start: int = 0, stop: int | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        async for chunk in super().read(sha256, start, start + 5):
+            yield chunk
+        raise BlobMissing("as the test wants it")
+
+
+async def test_what_the_new_store_gave_is_not_given_again(ours: Parts, tmp_path: Path) -> None:
+    """The former one goes on where the new one left off."""
+    former, now = FilesystemStore(tmp_path / "objects"), Vanishing(tmp_path / "new")
+    store = HybridStore(PostgresStore(ours.pool), now, INLINE_LIMIT, former)
+    await store.open()
+    blob = await blob_of(ours.pool, "dog")
+    shutil.copytree(tmp_path / "objects", tmp_path / "new", dirs_exist_ok=True)
+    async with aclosing(store.read(blob, 3, 20)) as chunks:
+        assert b"".join([chunk async for chunk in chunks]) == LARGE[3:20]
