@@ -231,6 +231,8 @@ class TooLargeToRender(RequestError):
 class TryLater(RequestError):
     """Come back in `retry_after` seconds."""
 
+    status = 503
+
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(message)
         self.retry_after = retry_after
@@ -245,5 +247,3 @@ class LimitExceeded(TryLater):
 
 class CannotAsk(TryLater):
     """Who knows the reader's token does not answer, so nobody new is let in for now."""
-
-    status = 503

@@ -57,6 +57,7 @@ ROOM_SECONDS = Histogram(
 )
 BYTES_VERIFIED = Counter("archiver_verified_bytes_total", "Bytes hashed anew")
 REPAIRED = Counter("archiver_repaired_blobs_total", "Damaged blobs that were mended")
+SCANNED = Counter("archiver_scanned_total", "Blobs that were given to a scanner", ["outcome"])
 REDACTIONS = Counter("archiver_redactions_total", "Redactions whose effect was worked out")
 
 RETENTION = Counter("archiver_retention_total", "Media that rules of retention let go", ["rule"])
@@ -115,7 +116,25 @@ ROOMS_OPEN = Gauge(
 )
 DAMAGED_BLOBS = Gauge(
     "archiver_damaged_blobs",
-    "Blobs whose bytes are known to be damaged or gone",
+    "Blobs whose bytes are known to be damaged or gone, up to 10,000",
+    multiprocess_mode=LAST,
+)
+SCAN_WAITING = Gauge(
+    "archiver_scan_waiting_blobs", "Blobs that wait for a scanner", multiprocess_mode=LAST
+)
+UNREPAIRED_BLOBS = Gauge(
+    "archiver_unrepaired_blobs",
+    "Damaged blobs that nobody could mend so far, up to 10,000",
+    multiprocess_mode=LAST,
+)
+OLDEST_VERIFIED = Gauge(
+    "archiver_oldest_verified_seconds",
+    "How long ago the blob was hashed that was not for the longest time",
+    multiprocess_mode=LAST,
+)
+COUNTED = Gauge(
+    "archiver_counted_timestamp_seconds",
+    "When the archive was counted last",
     multiprocess_mode=LAST,
 )
 PROCESSING = Gauge(

@@ -7,7 +7,6 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 
 SERVER_NAME_MAX = 255
-MEDIA_ID_MAX = 255
 
 # Server names: https://spec.matrix.org/v1.16/appendices/#server-name
 # Media ids: https://spec.matrix.org/v1.16/client-server-api/#security-considerations-5

@@ -31,7 +31,7 @@ from archiver.metrics import SHARED_FOLDER
 from archiver.serve.listening import Sharing
 
 MOST_EMBEDDED = 8  # the embedded PostgreSQL takes so many connections, with some to spare
-MOST_DOWNLOADS = 3  # a process takes connections by this number, see app.open_base
+MOST_DOWNLOADS = 3  # a process takes connections by this number, see base.open_base
 FIRST_PAUSE = 1.0
 LONGEST_PAUSE = 60.0
 STEADY_SECONDS = 120.0  # who lived so long does not die of how it starts

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
-from bench import archive, history, intake, machine, memory, report, rows, serve, slow
+from bench import archive, history, intake, machine, memory, report, rows, serve, slow, upkeep
 from bench.figures import Section
 from bench.ground import Ground
 from tests.support.process import running
@@ -30,8 +30,11 @@ PARTS: dict[str, Callable[[Ground], Section]] = {
     "rows": rows.measure,
     "memory": memory.measure,
     "history": history.measure,
+    "upkeep": upkeep.measure,
 }
-ORDER = ("Intake", "Archiving", "Serving", "Slow readers", "Many rows", "Memory", "History")
+ORDER = (
+    "Intake", "Archiving", "Serving", "Slow readers", "Many rows", "Memory", "History", "Upkeep",
+)  # fmt: skip
 
 
 def main(parts: list[str], results: Path) -> None:

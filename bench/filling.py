@@ -30,6 +30,8 @@ CREATE OR REPLACE FUNCTION pg_temp.server_of(n bigint) RETURNS text LANGUAGE sql
 RETURN CASE WHEN n % 5 < 3 THEN 'archive.test' ELSE 'server' || n % 97 || '.test' END;
 CREATE OR REPLACE FUNCTION pg_temp.media_of(n bigint) RETURNS text LANGUAGE sql
 RETURN left(md5(n::text), 24);
+CREATE OR REPLACE FUNCTION pg_temp.bytes_of(n bigint) RETURNS bytea LANGUAGE sql
+RETURN decode(repeat(md5(n::text), 8), 'hex');
 """
 EVENTS = """
 INSERT INTO event (event_id, room_id, sender, type, origin_server_ts, content, source, sent_at,
@@ -64,15 +66,15 @@ SELECT '$' || md5(room_id), room_id, '@person0:archive.test', 'm.room.name', '',
 """
 BLOBS = """
 INSERT INTO blob (sha256, size, mimetype, width, height, place)
-SELECT sha256(int8send(-n)), 128,
+SELECT sha256(pg_temp.bytes_of(n)), 128,
        (array['image/jpeg', 'image/png', 'video/mp4', 'audio/ogg', 'application/pdf'])
        [greatest(1, n % 20 - 14)], 1600, 1200, 'inline'
 FROM generate_series(1, $1::bigint) AS n
 """
 DATA = """
 INSERT INTO blob_data (sha256, data)
-SELECT sha256(int8send(-n)), decode(repeat(md5(n::text), 8), 'hex')
-FROM generate_series(1, $1::bigint) AS n
+SELECT sha256(bytes), bytes
+FROM (SELECT pg_temp.bytes_of(n) AS bytes FROM generate_series(1, $1::bigint) AS n) AS made
 """
 # One in a hundred failed, and one in a thousand is still to come.
 MEDIA = """
@@ -81,7 +83,7 @@ SELECT pg_temp.server_of(n), pg_temp.media_of(n),
        CASE WHEN n % 100 = 1 THEN 'failed' WHEN n % 1000 = 2 THEN 'pending' ELSE 'ready' END,
        CASE WHEN n % 1000 = 2 THEN now() + interval '1 year' END,
        CASE WHEN n % 100 = 1 THEN 'the homeserver has lost it' END,
-       CASE WHEN n % 100 <> 1 AND n % 1000 <> 2 THEN sha256(int8send(-n)) END, now()
+       CASE WHEN n % 100 <> 1 AND n % 1000 <> 2 THEN sha256(pg_temp.bytes_of(n)) END, now()
 FROM generate_series(1, $1::bigint) AS n
 """
 REFERENCES = """

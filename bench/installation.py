@@ -62,7 +62,7 @@ class Archive:
     def change(self, section: str, settings: Mapping[str, Any]) -> None:
         """Some keys of config.yaml; the next run has them."""
         values = yaml.safe_load(self.files.config.read_text("utf-8"))
-        values[section] |= settings
+        values[section] = {**values.get(section, {}), **settings}
         self.files.config.write_text(yaml.safe_dump(values), "utf-8")
 
     @contextmanager

@@ -25,27 +25,39 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 def ask(
-    port: int, paths: Sequence[str], token: str, connections: int = 1, seconds: float | None = None
+    port: int,
+    paths: Sequence[str],
+    token: str,
+    connections: int = 1,
+    seconds: float | None = None,
+    a_second: float | None = None,
 ) -> list[float]:
-    """Each path once, or all again and again for some `seconds`. Raises BadAnswer, OSError."""
+    """Each path once, or all again and again for some `seconds`; as fast as it can, or so often
+    `a_second` over each connection. Raises BadAnswer, OSError."""
     made = [get_request(port, path, token) for path in paths]
     deadline = None if seconds is None else time.perf_counter() + seconds
 
     def some(reader: int) -> list[float]:
-        return list(_read(port, made[reader::connections], deadline))
+        return list(_read(port, made[reader::connections], deadline, a_second))
 
     with ThreadPoolExecutor(connections) as threads:
         return list(chain.from_iterable(threads.map(some, range(connections))))
 
 
-def _read(port: int, requests: Sequence[bytes], deadline: float | None) -> Iterator[float]:
+def _read(
+    port: int, requests: Sequence[bytes], deadline: float | None, a_second: float | None
+) -> Iterator[float]:
     buffer = memoryview(bytearray(BUFFER))
+    turn = time.perf_counter()
     with socket.create_connection((LOOPBACK, port), TIMEOUT) as connection:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while True:
             for request in requests:
                 if deadline is not None and time.perf_counter() >= deadline:
                     return
+                if a_second is not None:
+                    time.sleep(max(0.0, turn - time.perf_counter()))
+                    turn = max(turn + 1 / a_second, time.perf_counter())
                 started = time.perf_counter()
                 connection.sendall(request)
                 _take(connection, buffer)

@@ -83,14 +83,34 @@ CREATE TABLE blob (
                                                     -- back-off and lease in one
     repair_attempts     integer NOT NULL DEFAULT 0, -- claims so far: the fencing token
     repair_reason       text,                       -- why it could not be mended
+    scan          text CHECK (scan IN ('clean', 'infected', 'unscanned')),  -- a scanner's word
+    scanned_at    timestamptz,                      -- when that was found
+    scan_reason   text,                             -- the signature's name, or why it is unscanned
+    scan_engine   text,                             -- the scanner and its signatures
+    scan_due      timestamptz,                      -- schedule, back-off and lease in one; NULL:
+                                                    -- it is not to be looked at
+    scan_attempts integer NOT NULL DEFAULT 0,       -- claims so far, for the back-off
     CONSTRAINT blob_pending_is_due CHECK (processing <> 'pending' OR processing_due IS NOT NULL),
-    CONSTRAINT blob_failed_has_reason CHECK (processing <> 'failed' OR processing_reason IS NOT NULL)
+    CONSTRAINT blob_failed_has_reason CHECK (processing <> 'failed' OR processing_reason IS NOT NULL),
+    CONSTRAINT blob_scan_is_dated CHECK (scan IS NULL OR scanned_at IS NOT NULL),
+    CONSTRAINT blob_scan_has_reason
+        CHECK (scan IS NULL OR scan = 'clean' OR scan_reason IS NOT NULL)
 );
 CREATE INDEX blob_processing_due ON blob (processing_due) WHERE processing = 'pending';
 CREATE INDEX blob_damaged ON blob (damaged_at) WHERE damaged_at IS NOT NULL;
 CREATE INDEX blob_repair_due ON blob (repair_due) WHERE damaged_at IS NOT NULL;
 CREATE INDEX blob_verified ON blob (verified_at NULLS FIRST, sha256);  -- the next to be verified
 CREATE INDEX blob_processing_failed ON blob (sha256) WHERE processing = 'failed';
+CREATE INDEX blob_scan_due ON blob (scan_due) WHERE scan_due IS NOT NULL;
+CREATE INDEX blob_infected ON blob (scanned_at) WHERE scan = 'infected';
+
+-- One row while there is a scanner: what is newly archived is to be looked at.
+CREATE TABLE scanning (
+    only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    since    timestamptz NOT NULL DEFAULT '-infinity',  -- what was looked at before is due again
+    reached  bytea DEFAULT ''                       -- how far, by its SHA-256, that is scheduled;
+                                                    -- NULL: all of it
+);
 
 -- A picture made of a blob, by a recipe: its bytes are a blob as well.
 CREATE TABLE variant (
@@ -279,8 +299,25 @@ CREATE INDEX leftover_due ON leftover (due_at);
 CREATE TABLE refused (
     sha256     bytea PRIMARY KEY CHECK (octet_length(sha256) = 32),
     reason     text NOT NULL,
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    tell       boolean NOT NULL DEFAULT false       -- the homeserver, of what comes with them
 );
+
+-- The homeserver may be told what is in quarantine, so that it hides it, too.
+-- What it is to be told of a media, and what it was told last: a row goes when all is as before.
+-- `due_at` is schedule, back-off and lease in one; while somebody is telling it (`claimed`), a
+-- change of mind waits for them, lest the older word arrives last.
+CREATE TABLE telling (
+    server_name text COLLATE "C" NOT NULL,
+    media_id    text COLLATE "C" NOT NULL,
+    hidden      boolean NOT NULL,
+    due_at      timestamptz,                        -- NULL: the homeserver was told
+    claimed     boolean NOT NULL DEFAULT false,
+    failures    integer NOT NULL DEFAULT 0,
+    reason      text,                               -- why it was not told so far
+    PRIMARY KEY (server_name, media_id)
+);
+CREATE INDEX telling_due ON telling (due_at) WHERE due_at IS NOT NULL;
 
 -- Media that becomes ready with refused bytes is in quarantine instead. Who refuses bytes holds the
 -- same lock alone, and looks for media afterwards: so it finds whatever became ready before, and
@@ -288,13 +325,21 @@ CREATE TABLE refused (
 -- transaction that makes many ready.
 CREATE FUNCTION refuse_bytes() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    why text;
+    why refused;
 BEGIN
     PERFORM pg_advisory_xact_lock_shared(hashtextextended('refused', 0));
-    SELECT r.reason INTO why FROM refused AS r WHERE r.sha256 = NEW.blob_sha256;
+    SELECT * INTO why FROM refused AS r WHERE r.sha256 = NEW.blob_sha256;
     IF FOUND THEN
         NEW.state := 'quarantined';
-        NEW.reason := why;
+        NEW.reason := why.reason;
+        IF why.tell THEN
+            INSERT INTO telling AS t (server_name, media_id, hidden, due_at)
+            VALUES (NEW.server_name, NEW.media_id, true, now())
+            ON CONFLICT (server_name, media_id) DO UPDATE
+            SET hidden = true, failures = 0, reason = NULL,
+                due_at = CASE WHEN t.claimed THEN t.due_at ELSE now() END
+            WHERE NOT t.hidden;
+        END IF;
     END IF;
     RETURN NEW;
 END $$;
@@ -424,14 +469,16 @@ CREATE TABLE preview (
 CREATE TABLE custody (
     id     bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     at     timestamptz NOT NULL DEFAULT now(),
-    actor  text COLLATE "C" NOT NULL,               -- @user:server, or shell:NAME
-    place  text COLLATE "C" NOT NULL,               -- a room's id, or 'shell'
-    action text NOT NULL,                           -- the command's name, or 'refused'
+    actor  text COLLATE "C" NOT NULL,               -- @user:server, shell:NAME, or 'archiver'
+    place  text COLLATE "C" NOT NULL,               -- a room's id, or 'shell'; 'worker' or 'serve'
+    action text NOT NULL,                           -- the command's name, 'refused', 'capture', ...
     target text,
     detail jsonb NOT NULL DEFAULT '{}'
 );
 CREATE INDEX custody_at ON custody (at, id);
 CREATE INDEX custody_target ON custody (target, id);
+CREATE INDEX custody_actor ON custody (actor, at, id);
+CREATE INDEX custody_place ON custody (place, at, id);
 
 CREATE FUNCTION keep_custody() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -459,3 +506,128 @@ CREATE TABLE custody_seal (
 CREATE INDEX custody_seal_at ON custody_seal (sealed_at);
 CREATE TRIGGER custody_seal_stays BEFORE UPDATE OR DELETE OR TRUNCATE ON custody_seal
     FOR EACH STATEMENT EXECUTE FUNCTION keep_custody();
+
+-- What was captured and custody does not tell yet: noted in the commit that makes it so, and
+-- gathered into custody, many in a line, beside everything else.
+CREATE TABLE captured (
+    id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    server_name text COLLATE "C" NOT NULL,
+    media_id    text COLLATE "C" NOT NULL,
+    sha256      bytea NOT NULL,
+    size        bigint NOT NULL,
+    quarantined boolean NOT NULL,                   -- at once: its bytes are refused
+    at          timestamptz NOT NULL DEFAULT now()
+);
+
+-- The lines that name a media: four bytes of hash for each are a fraction of their names, and who
+-- asks looks into the few lines that are found.
+CREATE FUNCTION captured_media(detail jsonb) RETURNS integer[]
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT array_agg(hashtext(one ->> 0)) FROM jsonb_array_elements(detail -> 'media') AS one
+$$;
+CREATE INDEX custody_captured ON custody USING gin (captured_media(detail))
+    WHERE target IS NULL AND action IN ('capture', 'import');
+
+-- Reads are anchored in custody by the hash of their digests, which stay as long as the reads do.
+-- Bytes: keep/anchoring.py.
+CREATE TABLE reading_anchor (
+    last_id bigint PRIMARY KEY,                     -- of its reads
+    newest  timestamptz NOT NULL,                   -- the latest last_at of them
+    entries bytea NOT NULL                          -- of each read: id, last_at, SHA-256
+);
+CREATE INDEX reading_anchor_newest ON reading_anchor (newest);
+CREATE INDEX custody_read ON custody (id) WHERE actor = 'archiver' AND action = 'read';
+CREATE INDEX custody_expired ON custody ((detail ->> 'before') COLLATE "C" DESC NULLS LAST)
+    WHERE actor = 'archiver' AND action = 'reads expired';
+
+-- Whoever anchors reads has to know that none with a lower id is still on its way: it holds the
+-- same lock alone. Taken before the first row has its id.
+CREATE FUNCTION begin_reading() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended('reading', 0));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER reading_begins BEFORE INSERT ON reading
+    FOR EACH STATEMENT EXECUTE FUNCTION begin_reading();
+
+-- Reads are never changed. They are deleted when they are older than whoever deletes says that they
+-- are kept (archiver.keep_reads, an interval), and custody tells so: whoever verifies it learns how
+-- old the youngest was.
+CREATE FUNCTION keep_reading() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'what was read is never changed' USING ERRCODE = 'insufficient_privilege';
+END $$;
+CREATE TRIGGER reading_stays BEFORE UPDATE OR TRUNCATE ON reading
+    FOR EACH STATEMENT EXECUTE FUNCTION keep_reading();
+CREATE FUNCTION expire_reading() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    utc CONSTANT text := 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"';
+    before timestamptz := now() - nullif(current_setting('archiver.keep_reads', true), '')::interval;
+    told record;
+BEGIN
+    SELECT count(*) AS reads, min(last_at) AS oldest, max(last_at) AS newest INTO told FROM gone;
+    IF told.reads = 0 THEN
+        RETURN NULL;
+    END IF;
+    IF before IS NULL OR before > now() OR told.newest >= before THEN
+        RAISE EXCEPTION 'what was read is deleted only when it is older than archiver.keep_reads'
+            USING ERRCODE = 'insufficient_privilege';
+    END IF;
+    INSERT INTO custody (actor, place, action, detail)
+    VALUES ('archiver', 'serve', 'reads expired', jsonb_build_object(
+        'count', told.reads,
+        'oldest', to_char(told.oldest AT TIME ZONE 'UTC', utc),
+        'newest', to_char(told.newest AT TIME ZONE 'UTC', utc),
+        'before', to_char(before AT TIME ZONE 'UTC', utc)));
+    DELETE FROM reading_anchor WHERE newest < before;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER reading_expires AFTER DELETE ON reading REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION expire_reading();
+
+-- Whoever mends blobs hears of damage at once.
+CREATE FUNCTION tell_blob_damaged() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('blob_damaged', '');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER blob_damaged AFTER UPDATE OF damaged_at ON blob
+    FOR EACH ROW WHEN (OLD.damaged_at IS NULL AND NEW.damaged_at IS NOT NULL)
+    EXECUTE FUNCTION tell_blob_damaged();
+
+-- Figures for which whole tables are read: counted now and then, and kept for whoever asks. `json`,
+-- because it keeps the order of what was counted.
+CREATE TABLE tally (
+    key        text PRIMARY KEY,
+    value      json NOT NULL,
+    counted_at timestamptz NOT NULL,
+    took       interval NOT NULL
+);
+
+-- Objects on which the archive puts, or may have put, a legal hold. A row outlives its blob, so
+-- that whoever deletes the bytes knows whose lock that is.
+CREATE TABLE object_lock (
+    sha256    bytea PRIMARY KEY,
+    locked_at timestamptz,                          -- NULL: still to be locked
+    bucket    text,                                 -- where it was locked
+    due_at    timestamptz NOT NULL DEFAULT now()    -- when to try that
+);
+CREATE INDEX object_lock_due ON object_lock (due_at) WHERE locked_at IS NULL;
+
+-- What is stored anew is locked anew.
+CREATE FUNCTION lock_anew() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE object_lock SET locked_at = NULL, due_at = now() WHERE sha256 = NEW.sha256;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER blob_stored_anew AFTER UPDATE OF place, repaired_at ON blob
+    FOR EACH ROW WHEN ((OLD.place, OLD.repaired_at) IS DISTINCT FROM (NEW.place, NEW.repaired_at))
+    EXECUTE FUNCTION lock_anew();
+
+CREATE FUNCTION tell_hold_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('hold_changed', '');
+    RETURN NULL;
+END $$;
+CREATE TRIGGER hold_changed AFTER INSERT OR UPDATE ON hold
+    FOR EACH STATEMENT EXECUTE FUNCTION tell_hold_changed();

@@ -20,14 +20,19 @@ import aiohttp
 import pytest
 
 from archiver.db.pool import open_pool
+from tests.support.moto import Moto
 from tests.support.postgres import PostgresProcess, PostgresServer
 from tests.support.process import running
 from tests.support.swift import S3Endpoint, Swift
 from tests.support.synapse import Synapse
-from tools.setup_services import service_python
+from tools.setup_services import at_hand, service_python
 
 if TYPE_CHECKING:
     from archiver.db.pool import Pool
+
+# No wheel and no npm package holds clamd: what needs it is for machines that can have it.
+CLAMD_TESTS = ["integration/test_clamd.py", "acceptance/test_clamd.py"]
+collect_ignore = [] if at_hand("clamd") else CLAMD_TESTS
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
@@ -42,6 +47,12 @@ def pytest_configure(config: pytest.Config) -> None:
         signal.signal(signal.SIGTERM, previous)
 
     config.add_cleanup(restore)
+
+
+def pytest_report_header() -> list[str]:
+    """Says which tests are left out, because this machine lacks what they need."""
+    missing = "clamd: not here, its tests are left out (`make services` gets it by apt-get)"
+    return [] if at_hand("clamd") else [missing]
 
 
 def pytest_unconfigure() -> None:
@@ -126,6 +137,15 @@ def own_postgres(services_folder: Path) -> Iterator[PostgresProcess]:
 def swift(services_folder: Path) -> Iterator[Swift]:
     """The S3 server that all tests share; who stops it starts it again."""
     server = Swift(service_python("swift"), services_folder / "swift")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def moto(services_folder: Path) -> Iterator[Moto]:
+    """The S3 server with Object Lock that all tests share."""
+    server = Moto(service_python("moto"), services_folder / "moto")
     server.start()
     yield server
     server.stop()

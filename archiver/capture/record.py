@@ -6,18 +6,16 @@ each other instead of deadlocking.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
 import structlog
 
 from archiver import metrics
-from archiver.capture.policy import REMOTE_EXCLUDED, ROOM_EXCLUDED, CapturePolicy
-from archiver.capture.rows import EventRow, Kept, bare, storable_json
-from archiver.catalogue.lexemes import said_by
-from archiver.model import Mxc, Source
+from archiver.capture.columns import columns, event_rows, media_rows, reference_rows
+from archiver.capture.policy import CapturePolicy
+from archiver.capture.rows import Kept, bare
+from archiver.model import Source
 
 if TYPE_CHECKING:
     from archiver.db.pool import Connection
@@ -30,12 +28,13 @@ PACED = "history.remote_rate: it waits for its turn"
 # Media that are known already and stay as they are are passed over before the INSERT, because
 # ON CONFLICT DO UPDATE locks even the rows that it leaves alone: a push would wait for workers,
 # and they for it. What changes a known media: it was left out and is wanted now; it was deleted
-# with its redacted event and is posted again; it waits for the budget of old media and is posted
-# today.
+# with its redacted event and is posted again, by another event than those that are redacted; it
+# waits for the budget of old media and is posted today.
 #
 # An event that came emptied gives way to itself with content, and what a comparison found gives
 # way to the push that was merely late, so that `source` tells what was really lost; words that
-# were deleted in between do not come back. One in which media are found only now says so.
+# were deleted in between do not come back. One in which media are found only now says so,
+# and if it is redacted, its redaction is worked out once more.
 # Redactions are looked up by a subquery for each event and not by a join, for which a plan made
 # while the table was small reads it whole, and is kept when it is large.
 RECORD = """
@@ -75,7 +74,12 @@ WITH new_event AS (
                AS m(server_name, media_id, ts, reason, paced)) AS m
     WHERE (SELECT m.reason IS NULL AND CASE k.state
                       WHEN 'excluded' THEN k.reason NOT LIKE 'capture.max_size%'
-                      WHEN 'deleted' THEN k.reason LIKE 'capture.on_redaction%'
+                      WHEN 'deleted' THEN k.reason LIKE 'capture.on_redaction%' AND EXISTS (
+                          SELECT FROM unnest($19::text[], $20::text[], $21::text[])
+                                      AS r(event_id, server_name, media_id)
+                          WHERE r.server_name = m.server_name AND r.media_id = m.media_id
+                            AND (SELECT redacted_by FROM event AS e
+                                 WHERE e.event_id = r.event_id) IS NULL)
                       WHEN 'pending' THEN k.paced_at IS NOT NULL AND NOT m.paced
                       ELSE false END
            FROM media AS k WHERE k.server_name = m.server_name AND k.media_id = m.media_id
@@ -100,7 +104,7 @@ WITH new_event AS (
          AS r(event_id, server_name, media_id, role, item, filename, caption, declared_type,
               declared_size, encryption, words)
     ON CONFLICT DO NOTHING
-    RETURNING 1
+    RETURNING event_id
 ), new_redaction AS (
     INSERT INTO redaction_due (redaction)
     SELECT event_id FROM new_event WHERE redacts IS NOT NULL AND type = 'm.room.redaction'
@@ -109,6 +113,11 @@ WITH new_event AS (
         SELECT r.event_id FROM event AS r
         WHERE r.redacts = ANY (ARRAY[n.event_id, n.replaces]) AND r.type = 'm.room.redaction'
     )) FROM new_event AS n
+    UNION
+    SELECT redacted_by FROM (
+        SELECT (SELECT redacted_by FROM event AS e WHERE e.event_id = n.event_id)
+        FROM new_reference AS n
+    ) AS before WHERE redacted_by IS NOT NULL
     ON CONFLICT (redaction) DO UPDATE SET due_at = now()
     RETURNING 1
 )
@@ -137,14 +146,6 @@ class Recorded(NamedTuple):
         metrics.MEDIA_QUEUED.labels(source).inc(self.media)
 
 
-class _MediaRow(NamedTuple):
-    server_name: str
-    media_id: str
-    ts: int | None
-    reason: str | None
-    paced: bool
-
-
 async def record(
     conn: Connection, kept: list[Kept], source: Source, policy: CapturePolicy
 ) -> Recorded:
@@ -171,11 +172,11 @@ async def _write(
     kept = sorted(kept, key=lambda found: found.row.event_id)
     row = await conn.fetchrow(
         RECORD,
-        *_columns(11, _event_rows(kept)),
+        *columns(11, event_rows(kept)),
         source,
-        *_columns(5, _media_rows(kept, source, policy)),
+        *columns(5, media_rows(kept, source, policy)),
         PACED,
-        *_columns(11, _reference_rows(kept)),
+        *columns(11, reference_rows(kept)),
     )
     return Recorded(row["events"], row["references"], row["media"]) if row else Recorded()
 
@@ -197,57 +198,3 @@ async def _write_apart(
                 one = await _write(conn, [bare(found)], source, policy)
             total = Recorded(*(a + b for a, b in zip(total, one, strict=True)))
     return total
-
-
-def _event_rows(kept: Sequence[Kept]) -> list[EventRow]:
-    """One row an event, in the order given: one that comes twice counts with content, if once."""
-    rows: dict[str, EventRow] = {}
-    for found in kept:
-        row = found.row
-        before = rows.setdefault(row.event_id, row)
-        if before.original and not row.original:
-            rows[row.event_id] = row
-    return list(rows.values())
-
-
-def _media_rows(kept: Sequence[Kept], source: Source, policy: CapturePolicy) -> list[_MediaRow]:
-    """One row a media, sorted; wanted wins where one event leaves it out and another does not.
-
-    Old media of other servers is `paced`: the homeserver has to fetch it, and has its limits.
-    """
-    rows: dict[Mxc, _MediaRow] = {}
-    for found in kept:
-        for reference in found.references:
-            mxc = reference.mxc
-            reason = ROOM_EXCLUDED if found.left_out else None
-            if reason is None and policy.leaves_out_media(mxc):
-                reason = REMOTE_EXCLUDED
-            if mxc not in rows or reason is None:
-                paced = source is Source.BACKFILL and mxc.server_name != policy.server_name
-                rows[mxc] = _MediaRow(*mxc, found.row.origin_server_ts, reason, paced)
-    return [rows[mxc] for mxc in sorted(rows)]
-
-
-def _reference_rows(kept: Sequence[Kept]) -> list[tuple[Any, ...]]:
-    rows = [
-        (
-            found.row.event_id,
-            *named.mxc,
-            *named[1:7],  # up to the encryption
-            storable_json(named.encryption) if named.encryption else None,
-            said_by(named.filename, named.caption),
-        )
-        for found in kept
-        for named in found.references
-    ]
-    return sorted(rows, key=itemgetter(slice(4)))
-
-
-def _columns(width: int, rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
-    """Rows turned into the arrays that `unnest` takes; it fills up the shorter ones with NULL.
-
-    A column of None alone goes as an empty array, which costs nothing to send.
-    """
-    columns = zip(*rows, strict=True)
-    lean = [() if all(value is None for value in column) else column for column in columns]
-    return lean or [()] * width

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
 FIND = """
 SELECT encode(b.sha256, 'hex') AS sha256, b.size, b.mimetype, b.width, b.height, b.duration_ms,
        b.place, b.created_at, b.verified_at, b.damaged_at,
+       b.scan, b.scanned_at, b.scan_reason, b.scan_engine,
+       (SELECT l.locked_at FROM object_lock AS l WHERE l.sha256 = b.sha256) AS locked_at,
        (SELECT count(*) FROM media AS m WHERE m.blob_sha256 = b.sha256) AS media
 FROM blob AS b WHERE b.sha256 = $1
 """

@@ -7,11 +7,12 @@ what was deleted by it, could not be had, and is counted apart.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from archiver.catalogue.counting import PATIENCE
 from archiver.catalogue.rooms import IS_OPEN
 from archiver.model import State
 
@@ -64,13 +65,6 @@ UNION ALL
 SELECT 'ready', NULL, (SELECT count(*) FROM reference)
                       - (SELECT coalesce(sum(number), 0) FROM unready)
 """
-EVENTS = """
-SELECT count(*) FILTER (WHERE type = 'm.room.encrypted') AS encrypted,
-       count(*) FILTER (WHERE original = 'wanted') AS wanted,
-       count(*) FILTER (WHERE original = 'lost') AS lost,
-       count(*) FILTER (WHERE source = 'reconcile') AS filled
-FROM event WHERE type = 'm.room.encrypted' OR original IS NOT NULL OR source = 'reconcile'
-"""
 ROOMS = """
 SELECT CASE WHEN reason IS NOT NULL THEN 'unreadable'
             WHEN complete_from IS NULL OR complete_until IS NULL THEN 'unknown'
@@ -98,10 +92,10 @@ async def of_rooms(conn: Connection, room_ids: Sequence[str]) -> dict[str, dict[
     return {row["room_id"]: _of_room(row) for row in await conn.fetch(OF_ROOMS, room_ids)}
 
 
-async def of_all(conn: Connection) -> dict[str, Any]:
-    """The coverage of the archive as a whole. Reads whole tables."""
-    references = await conn.fetch(REFERENCES)
-    [events] = await conn.fetch(EVENTS)
+async def of_all(conn: Connection, events: Mapping[str, int]) -> dict[str, Any]:
+    """The coverage of the archive as a whole; `events` are counted already, by what is the matter
+    with them. Reads whole tables."""
+    references = await conn.fetch(REFERENCES, timeout=PATIENCE)
     rooms = {row["history"]: row for row in await conn.fetch(ROOMS)}
     return {
         **_of_references(map(tuple, references)),
@@ -116,7 +110,7 @@ async def of_all(conn: Connection) -> dict[str, Any]:
 
 async def least_complete(conn: Connection, limit: int) -> list[Row]:
     """The rooms that lack most: `ready` of `due` references. Reads whole tables."""
-    return await conn.fetch(LEAST, limit)
+    return await conn.fetch(LEAST, limit, timeout=PATIENCE)
 
 
 def percent(ready: int, due: int) -> float:
@@ -160,7 +154,7 @@ def _of_references(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
     }
 
 
-def _of_events(row: Row) -> dict[str, Any]:
+def _of_events(row: Row | Mapping[str, int]) -> dict[str, Any]:
     return {
         "encrypted_events": row["encrypted"],
         "emptied_events": {"wanted": row["wanted"], "lost": row["lost"]},

@@ -6,22 +6,41 @@ import json
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from archiver.catalogue.captures import NAMES
+
 if TYPE_CHECKING:
     from archiver.db.pool import Connection, Row
 
 NOTE = """
 INSERT INTO custody (actor, place, action, target, detail) VALUES ($1, $2, $3, $4, $5)
 """
-RECENT = """
-SELECT at, actor, place, action, target, detail FROM custody ORDER BY at DESC, id DESC LIMIT $1
+# Of a line that tells of many media: how many, and the part about the one that is asked for.
+_SHOWN = """
+SELECT at, actor, place, action, target,
+       CASE WHEN target IS NULL AND action IN ('capture', 'import') THEN
+           (detail - 'media') || jsonb_strip_nulls(jsonb_build_object(
+               'of', jsonb_array_length(detail -> 'media'),
+               'media', (SELECT jsonb_agg(one) FROM jsonb_array_elements(detail -> 'media') AS one
+                         WHERE one ->> 0 = $3::text)))
+       ELSE detail END AS detail
+FROM custody
 """
-# Of a person or a room also what was done by and in it.
-ABOUT = """
-SELECT at, actor, place, action, target, detail FROM custody
-WHERE ($1::text IS NULL OR target = $1 OR actor = $1 OR place = $1)
-  AND ($2::timestamptz IS NULL OR at >= $2)
-ORDER BY at DESC, id DESC LIMIT $3
-"""
+_NEWEST = "ORDER BY at DESC, id DESC LIMIT $2"
+RECENT = _SHOWN + "WHERE at >= coalesce($1::timestamptz, '-infinity')" + _NEWEST
+# Of a person or a room also what was done by and in it. Each by an index of its own.
+ABOUT = (
+    _SHOWN
+    + """
+WHERE id IN (
+    (SELECT id FROM custody WHERE target = $3 AND {since} {newest})
+    UNION ALL (SELECT id FROM custody WHERE actor = $3 AND {since} {newest})
+    UNION ALL (SELECT id FROM custody WHERE place = $3 AND {since} {newest})
+    UNION ALL (SELECT id FROM custody WHERE {since} AND {names})
+) {newest}
+""".replace("{names}", NAMES)
+    .replace("{since}", "at >= coalesce($1::timestamptz, '-infinity')")
+    .replace("{newest}", _NEWEST)
+)
 
 
 async def note(
@@ -33,13 +52,9 @@ async def note(
     await conn.execute(NOTE, actor, place, action, target, told)
 
 
-async def recent(conn: Connection, limit: int) -> list[Row]:
-    """The newest lines, newest first: at, actor, place, action, target, detail (JSON text)."""
-    return await conn.fetch(RECENT, limit)
-
-
 async def about(
     conn: Connection, target: str | None, since: datetime | None, limit: int
 ) -> list[Row]:
-    """The newest lines about a media, event, person or room, or about all; as `recent`."""
-    return await conn.fetch(ABOUT, target, since, limit)
+    """The newest lines about a media, event, person or room, or about all, newest first: at,
+    actor, place, action, target, detail (JSON text)."""
+    return await conn.fetch(ABOUT if target else RECENT, since, limit, target)

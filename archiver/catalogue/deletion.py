@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from archiver.catalogue.garbage import discard_all
-from archiver.catalogue.holds import EVENT_IS_HELD, MEDIA_IS_HELD
+from archiver.catalogue.holds import EVENT_IS_HELD, HOLDS_WAIT, MEDIA_IS_HELD
 from archiver.model import Mxc
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ async def delete_media(conn: Connection, mxc: Mxc, grace: timedelta) -> bool:
     False: it is held, was deleted already, or somebody names it again.
     """
     async with conn.transaction():
+        await conn.execute(HOLDS_WAIT)
         row = await conn.fetchrow(LOCK, *mxc, grace)
         if row is None:
             return False
@@ -172,6 +173,7 @@ async def empty_words(conn: Connection, grace: timedelta, limit: int) -> int:
     What is left says who posted which media in which role, and who redacted it.
     """
     async with conn.transaction():
+        await conn.execute(HOLDS_WAIT)
         events = [row["event_id"] for row in await conn.fetch(WORDY, grace, limit)]
         await conn.execute(LOCK_EVENTS, events)
         await conn.execute(EMPTY_EVENTS, events)

@@ -16,7 +16,7 @@ from archiver.catalogue.deletion import (
     LOCK_EVENTS,
     drop_blobs,
 )
-from archiver.catalogue.holds import EVENT_IS_HELD, MEDIA_IS_HELD
+from archiver.catalogue.holds import EVENT_IS_HELD, HOLDS_WAIT, MEDIA_IS_HELD
 from archiver.catalogue.targets import IS_OF, Target, columns
 from archiver.model import Mxc
 
@@ -31,7 +31,6 @@ FROM unnest($1::text[], $2::text[]) AS named(server_name, media_id)
 JOIN media AS m USING (server_name, media_id)
 WHERE IS_LEFT
 """.replace("IS_LEFT", IS_LEFT)
-HOLDS_WAIT = "LOCK TABLE hold IN SHARE MODE"
 # FOR UPDATE, so that a new reference, which checks its key, has to wait. Who waits for a media
 # while having others could be waited for in turn: what somebody else has is left for later.
 LOCK_FREE = (

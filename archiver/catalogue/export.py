@@ -62,20 +62,44 @@ CUSTODY = """
 SELECT id, at, actor, place, action, target, detail FROM custody
 WHERE target = ANY($1::text[]) AND id > $2 ORDER BY id LIMIT $3
 """
+# The senders' hashes as `queue.CLAIM_NEWEST` has them: of what may be filled in.
+# Of lines that tell of many media, only the part about these.
+CAPTURES = """
+SELECT c.id, c.at, c.actor, c.place, c.action, one ->> 0 AS target,
+       c.detail || jsonb_build_object('media', jsonb_build_array(one),
+                                      'of', jsonb_array_length(c.detail -> 'media')) AS detail
+FROM custody AS c CROSS JOIN LATERAL jsonb_array_elements(c.detail -> 'media') AS one
+WHERE c.target IS NULL AND c.action IN ('capture', 'import')
+  AND captured_media(c.detail) && (SELECT array_agg(hashtext(mxc)) FROM unnest($1::text[]) AS mxc)
+  AND one ->> 0 = ANY($1::text[])
+ORDER BY c.id, one ->> 0
+"""
 STATES = """
-SELECT m.server_name, m.media_id, m.state, m.reason, m.blob_sha256
+SELECT m.server_name, m.media_id, m.state, m.reason, m.blob_sha256,
+       CASE WHEN m.blob_sha256 IS NULL THEN
+           (SELECT array_agg(DISTINCT r.encryption #>> '{hashes,sha256}') FROM
+               (SELECT encryption FROM reference AS r
+                WHERE r.server_name = m.server_name AND r.media_id = m.media_id LIMIT 100) AS r
+            HAVING count(*) < 100) END AS hashes
 FROM unnest($1::text[], $2::text[]) AS wanted(server_name, media_id)
 JOIN media AS m USING (server_name, media_id)
 """
-# A worker that has it under way loses its claim.
+KNOWN = "SELECT event_id FROM event WHERE event_id = ANY($1::text[])"
+# A worker that has it under way loses its claim. What was deleted and comes back is as redacted as
+# its events are, of which its row says nothing any more.
 ENLIST = """
 INSERT INTO media AS known (server_name, media_id, state, due_at, attempts)
-VALUES ($1, $2, 'pending', 'infinity', 1)
+SELECT *, 'pending', 'infinity', 1 FROM unnest($1::text[], $2::text[])
 ON CONFLICT (server_name, media_id) DO UPDATE
     SET state = 'pending', due_at = 'infinity', attempts = known.attempts + 1, reason = NULL,
-        paced_at = NULL, charged = NULL
-    WHERE known.state IN ('pending', 'failed')
-RETURNING attempts
+        paced_at = NULL, charged = NULL,
+        redacted_at = CASE WHEN known.state = 'deleted' AND known.redacted_at IS NULL AND (
+            SELECT bool_and(e.redacted_by IS NOT NULL)
+            FROM reference AS r JOIN event AS e USING (event_id)
+            WHERE r.server_name = known.server_name AND r.media_id = known.media_id)
+            THEN now() ELSE known.redacted_at END
+    WHERE known.state = ANY($3::text[])
+RETURNING server_name, media_id, attempts
 """
 NOTE = """
 INSERT INTO media (server_name, media_id, state, reason, due_at, settled_at)
@@ -150,18 +174,25 @@ async def custody(pool: Pool, targets: Sequence[str]) -> AsyncIterator[list[Row]
     while rows := await pool.fetch(CUSTODY, targets, last, AT_ONCE):
         yield rows
         last = rows[-1]["id"]
+    if rows := await pool.fetch(CAPTURES, [one for one in targets if one.startswith("mxc://")]):
+        yield rows
 
 
 async def states(conn: Connection, names: Sequence[Mxc]) -> dict[Mxc, Row]:
-    """Those of the media that are known, with state, reason and blob_sha256."""
+    """Those of the media that are known, with state, reason, blob_sha256 and hashes."""
     return {Mxc(row[0], row[1]): row for row in await conn.fetch(STATES, *columns(names))}
 
 
-async def enlist(conn: Connection, mxc: Mxc) -> int | None:
-    """Claims a media that is new, pending or failed, for `queue.complete` within the same
-    transaction; returns the claim's number. None: what it is now stays."""
-    attempts: int | None = await conn.fetchval(ENLIST, *mxc)
-    return attempts
+async def known(conn: Connection, event_ids: Sequence[str]) -> set[str]:
+    """Those of the events that are recorded."""
+    return {row["event_id"] for row in await conn.fetch(KNOWN, event_ids)}
+
+
+async def enlist(conn: Connection, names: Sequence[Mxc], states: Sequence[str]) -> dict[Mxc, int]:
+    """Claims media that are new or in one of these states, for `queue.complete` within the same
+    transaction; returns the claims' numbers. What the others are now stays. Locks in key order."""
+    rows = await conn.fetch(ENLIST, *columns(sorted(names)), states)
+    return {Mxc(row[0], row[1]): row[2] for row in rows}
 
 
 async def note(conn: Connection, ended: Sequence[tuple[Mxc, str, str | None]]) -> set[Mxc]:

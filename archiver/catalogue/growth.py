@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from archiver.catalogue.counting import PATIENCE
+
 if TYPE_CHECKING:
     from archiver.db.pool import Connection, Row
 
@@ -17,20 +19,19 @@ MONTHS = 12
 LOOKED_BACK = 90  # days, for the forecast
 AHEAD = (30, 90)
 
-# By state, and of what is ready by the month in which it was archived, as far as it is recent.
-# What nobody may see is not told of as the largest.
+# By state, and of what is ready by the month in which it was archived. What nobody may see is not
+# told of as the largest.
 MEDIA = """
-SELECT m.state, CASE WHEN m.state = 'ready' AND m.settled_at >= $1
-                     THEN to_char(m.settled_at AT TIME ZONE 'UTC', 'YYYY-MM') END AS month,
+SELECT m.state,
+       CASE WHEN m.state = 'ready' THEN width_bucket(m.settled_at, $1::timestamptz[]) END AS month,
        count(*) AS media, sum(m.access_count)::bigint AS accesses,
        coalesce(sum(b.size), 0)::bigint AS bytes,
        max(b.size) FILTER (WHERE m.state = 'ready' AND m.redacted_at IS NULL) AS largest
 FROM media AS m LEFT JOIN blob AS b ON b.sha256 = m.blob_sha256 GROUP BY 1, 2 ORDER BY 1, 2
 """
-# By the month in which bytes were first stored, as far as it is recent.
+# By the month in which bytes were first stored.
 FILES = """
-SELECT CASE WHEN b.created_at >= $1
-            THEN to_char(b.created_at AT TIME ZONE 'UTC', 'YYYY-MM') END AS month,
+SELECT width_bucket(b.created_at, $1::timestamptz[]) AS month,
        count(*) AS files, sum(b.size)::bigint AS bytes,
        coalesce(sum(b.size) FILTER (WHERE b.created_at >= $2), 0)::bigint AS recent,
        coalesce(sum(b.size) FILTER (WHERE b.created_at >= $2 AND b.place = 'object'), 0)::bigint
@@ -38,9 +39,11 @@ SELECT CASE WHEN b.created_at >= $1
        min(b.created_at) AS oldest
 FROM blob AS b WHERE EXISTS (SELECT FROM media AS m WHERE m.blob_sha256 = b.sha256) GROUP BY 1
 """
+# By the size alone first: by the order of the names it could come last of all.
 LARGEST = """
-SELECT m.server_name, m.media_id FROM blob AS b JOIN media AS m ON m.blob_sha256 = b.sha256
-WHERE b.size = $1 AND m.state = 'ready' AND m.redacted_at IS NULL
+WITH largest AS MATERIALIZED (SELECT sha256 FROM blob WHERE size = $1)
+SELECT m.server_name, m.media_id FROM largest AS b JOIN media AS m ON m.blob_sha256 = b.sha256
+WHERE m.state = 'ready' AND m.redacted_at IS NULL
 ORDER BY m.server_name, m.media_id LIMIT 1
 """
 
@@ -52,9 +55,10 @@ async def figures(conn: Connection) -> dict[str, Any]:
     """
     now = datetime.now(UTC)
     months = _months(now)
-    first = datetime.strptime(months[0], "%Y-%m").replace(tzinfo=UTC)
-    media = await conn.fetch(MEDIA, first)
-    files = await conn.fetch(FILES, first, now - timedelta(days=LOOKED_BACK))
+    begins = [datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC) for month in months]
+    media = await conn.fetch(MEDIA, begins, timeout=PATIENCE)
+    looked_back = now - timedelta(days=LOOKED_BACK)
+    files = await conn.fetch(FILES, begins, looked_back, timeout=PATIENCE)
     states: dict[str, int] = defaultdict(int)
     for row in media:
         states[row["state"]] += row["media"]
@@ -69,7 +73,9 @@ async def figures(conn: Connection) -> dict[str, Any]:
 async def _totals(conn: Connection, media: list[Row], files: list[Row]) -> dict[str, Any]:
     number, size = sum(row["files"] for row in files), sum(row["bytes"] for row in files)
     largest = max((row["largest"] for row in media if row["largest"] is not None), default=None)
-    named = await conn.fetchrow(LARGEST, largest) if largest is not None else None
+    named = None
+    if largest is not None:
+        named = await conn.fetchrow(LARGEST, largest, timeout=PATIENCE)
     return {
         "files": number,
         "bytes": size,
@@ -83,11 +89,12 @@ async def _totals(conn: Connection, media: list[Row], files: list[Row]) -> dict[
 def _growth(
     months: list[str], media: Iterable[Row], files: Iterable[Row]
 ) -> list[dict[str, int | str]]:
-    archived = {row["month"]: row["media"] for row in media if row["month"]}
-    stored = {row["month"]: row["bytes"] for row in files if row["month"]}
+    """The first month is number 1; what was before is in none of them."""
+    archived = {row["month"]: row["media"] for row in media}
+    stored = {row["month"]: row["bytes"] for row in files}
     return [
-        {"month": month, "media": archived.get(month, 0), "bytes": stored.get(month, 0)}
-        for month in months
+        {"month": month, "media": archived.get(number, 0), "bytes": stored.get(number, 0)}
+        for number, month in enumerate(months, 1)
     ]
 
 

@@ -34,7 +34,6 @@ PACED = """
 SELECT (SELECT count(*) FROM media WHERE paced_at IS NOT NULL AND state = 'pending') AS paced,
        (SELECT spent_until FROM budget WHERE name = 'remote') AS spent_until
 """
-DAMAGED = "SELECT count(*) FROM blob WHERE damaged_at IS NOT NULL"
 VERSIONS = """
 SELECT current_setting('server_version') AS postgresql,
        (SELECT name FROM schema_migration ORDER BY version DESC LIMIT 1) AS migration
@@ -103,11 +102,6 @@ async def backfill(conn: Connection) -> Backfill:
 async def paced(conn: Connection) -> Paced:
     """What waits for the budget of old media."""
     return Paced(*await _only(conn, PACED))
-
-
-async def damaged(conn: Connection) -> int:
-    """How many blobs are known not to be what their names say, or to be gone."""
-    return int(await conn.fetchval(DAMAGED))
 
 
 async def versions(conn: Connection) -> Versions:

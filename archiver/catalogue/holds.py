@@ -14,6 +14,8 @@ from archiver.model import Mxc
 if TYPE_CHECKING:
     from archiver.db.pool import Connection, Row
 
+# First in a transaction that deletes: who places a hold waits for it, and the other way round.
+HOLDS_WAIT = "LOCK TABLE hold IN SHARE MODE"
 PLACE = """
 INSERT INTO hold (kind, target, reason, holder, begins_at, ends_at) VALUES ($1, $2, $3, $4, $5, $6)
 """

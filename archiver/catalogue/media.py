@@ -61,7 +61,8 @@ SELECT m.state, m.reason, m.attempts,
        CASE WHEN m.state = 'pending' AND m.paced_at IS NULL THEN m.due_at END AS due_at,
        m.created_at, m.settled_at, m.declared_type, m.upload_name, m.access_count,
        m.last_accessed, encode(b.sha256, 'hex') AS sha256, b.size, b.mimetype, b.width, b.height,
-       b.duration_ms, b.place, b.processing, b.processing_reason,
+       b.duration_ms, b.place, b.processing, b.processing_reason, b.scan, b.scanned_at,
+       b.scan_reason,
        CASE WHEN m.redacted_at IS NULL OR m.state = 'deleted' THEN false ELSE NOT EXISTS
            (SELECT FROM reference AS r JOIN event AS e USING (event_id)
             WHERE r.server_name = $1 AND r.media_id = $2 AND e.redacted_by IS NULL) END

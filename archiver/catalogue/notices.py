@@ -36,10 +36,12 @@ ON CONFLICT (cause) DO UPDATE SET
 WHERE known.last_at < EXCLUDED.begun_at
 RETURNING begun_at, last_at, true AS told
 """
-# Gaps that were filled before anybody watched are no news; what failed or is damaged still is.
+# Gaps that were filled before anybody watched are no news; what failed, is damaged or
+# infected still is.
 WATCH = """
 INSERT INTO notice (cause, last_at)
-VALUES ('gaps', now()), ('failed', 'epoch'), ('damage', 'epoch'), ('custody', 'epoch')
+VALUES ('gaps', now()), ('failed', 'epoch'), ('damage', 'epoch'), ('custody', 'epoch'),
+       ('infected', 'epoch')
 ON CONFLICT (cause) DO NOTHING
 """
 # The newest are left for the next time: a commit may show what is older than what is counted.

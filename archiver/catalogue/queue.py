@@ -79,7 +79,7 @@ UPDATE media SET state = $4, reason = $5, unfinished = 0, due_at = NULL, settled
 WHERE server_name = $1 AND media_id = $2 AND attempts = $3 AND state = 'pending'
 RETURNING true
 """
-# One statement, so one commit: the bytes of an inline blob, the blob, and the end of the job.
+# One commit: the bytes of an inline blob, the blob, the end of the job, and a note for custody.
 # Without the claim nothing is written; where the blob is known already, only the media is.
 COMPLETE = """
 WITH mine AS (
@@ -88,20 +88,25 @@ WITH mine AS (
     FOR UPDATE
 ), new_blob AS (
     INSERT INTO blob (sha256, size, place, mimetype, width, height, duration_ms,
-                      processing, processing_due)
-    SELECT $4, $5, $6, $7, $8, $9, $10, CASE WHEN $15 THEN 'pending' END, now()
-    FROM mine WHERE NOT $14
+                      processing, processing_due, scan_due)
+    SELECT $4, $5, $6, $7, $8, $9, $10, CASE WHEN $15 THEN 'pending' END, now(),
+           (SELECT now() FROM scanning) FROM mine WHERE NOT $14
     ON CONFLICT (sha256) DO NOTHING
     RETURNING sha256
 ), new_data AS (
     INSERT INTO blob_data (sha256, data)
     SELECT sha256, $11::bytea FROM new_blob WHERE $6 = 'inline'
     ON CONFLICT (sha256) DO NOTHING
+), done AS (
+    UPDATE media SET state = 'ready', blob_sha256 = $4, declared_type = $12, upload_name = $13,
+                     reason = NULL, due_at = NULL, unfinished = 0, settled_at = now()
+    WHERE server_name = $1 AND media_id = $2 AND EXISTS (SELECT FROM mine)
+    RETURNING state = 'quarantined' AS refused
+), noted AS (
+    INSERT INTO captured (server_name, media_id, sha256, size, quarantined)
+    SELECT $1, $2, $4, $5, refused FROM done WHERE NOT $16
 )
-UPDATE media SET state = 'ready', blob_sha256 = $4, declared_type = $12, upload_name = $13,
-                 reason = NULL, due_at = NULL, unfinished = 0, settled_at = now()
-WHERE server_name = $1 AND media_id = $2 AND EXISTS (SELECT FROM mine)
-RETURNING EXISTS (SELECT FROM new_blob), state = 'quarantined'
+SELECT EXISTS (SELECT FROM new_blob), refused FROM done
 """
 # Also takes an object out of the garbage; whoever is removing it right now is waited for.
 KNOWN = """
@@ -205,15 +210,18 @@ async def complete(
     inline: bytes | None,
     *,
     known: bool,
+    imported: bool = False,
 ) -> Completed:
     """Records blob and job's end in one commit. `inline`: the bytes, where they go inside.
 
     `known`: the blob was there before, so that it must not be recorded anew; should it be deleted
     meanwhile, the foreign key refuses (asyncpg.ForeignKeyViolationError) and the job starts over.
+    `imported`: custody is told by whoever imports.
     """
     row = await conn.fetchrow(
         COMPLETE, *job.mxc, job.attempts, blob.sha256, blob.size, blob.place,
         *blob.facts, inline, *said, known, blob.facts.mimetype in RENDERABLE,
+        imported,
     )  # fmt: skip
     return Completed(False) if row is None else Completed(True, *row)
 
@@ -232,19 +240,11 @@ async def counts(conn: Connection) -> list[Row]:
 
 
 def _job(row: Row) -> Job:
-    return Job(
-        Mxc(row["server_name"], row["media_id"]),
-        row["attempts"],
-        row["created_at"],
-        tuple(row["hashes"] or ()),
-        row["charged"],
-    )
+    mxc, hashes = Mxc(row["server_name"], row["media_id"]), tuple(row["hashes"] or ())
+    return Job(mxc, row["attempts"], row["created_at"], hashes, row["charged"])
 
 
 def _claims(jobs: Iterable[Job]) -> tuple[list[str], list[str], list[int]]:
     held = list(jobs)
-    return (
-        [job.mxc.server_name for job in held],
-        [job.mxc.media_id for job in held],
-        [job.attempts for job in held],
-    )
+    names = [job.mxc.server_name for job in held], [job.mxc.media_id for job in held]
+    return *names, [job.attempts for job in held]

@@ -30,6 +30,7 @@ PAGE_OF_MEDIA = _COLUMNS + " WHERE server_name = $6 AND media_id = $7 AND" + _WI
 PAGE_OF_BOTH = (
     _COLUMNS + " WHERE server_name = $6 AND media_id = $7 AND reader = $8 AND" + _WITHIN + _NEWEST
 )
+# A trigger writes into custody how many there were, and refuses what is not as old as we say.
 DELETE_OLD = """
 WITH gone AS (
     DELETE FROM reading WHERE id = ANY (ARRAY(
@@ -37,7 +38,7 @@ WITH gone AS (
         ORDER BY last_at LIMIT $2 FOR UPDATE SKIP LOCKED
     )) RETURNING id
 )
-SELECT count(*) FROM gone
+SELECT count(*), set_config('archiver.keep_reads', $1::interval::text, true) FROM gone
 """
 
 LAST_ID = 2**63 - 1

@@ -50,7 +50,7 @@ SELECT m.server_name, m.media_id, b.size,
 FROM (CHOSEN) AS m
 JOIN blob AS b ON b.sha256 = m.blob_sha256
 LEFT JOIN LATERAL (
-    SELECT CASE WHEN e.room_id = ANY($1::text[]) THEN e.room_id END AS room_id,
+    SELECT CASE WHEN $1::text[] IS NULL OR e.room_id = ANY($1) THEN e.room_id END AS room_id,
            CASE WHEN e.sender = ANY($2::text[]) THEN e.sender END AS sender,
            KIND_OR_SHOWN AS kind, TYPE AS mimetype, max(e.sent_at) AS sent_at,
            bool_or(IS_PRESENT) AS present
@@ -109,9 +109,9 @@ class Stored(NamedTuple):
 
 
 class Scope(NamedTuple):
-    """The rooms and senders that rules name."""
+    """The rooms and senders that rules name; None: each room counts by itself."""
 
-    rooms: list[str]
+    rooms: list[str] | None
     senders: list[str]
 
 

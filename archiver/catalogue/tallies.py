@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
+
+from archiver.catalogue.counting import PATIENCE, Count
 
 if TYPE_CHECKING:
     from archiver.db.pool import Connection
@@ -53,20 +55,16 @@ WHERE $1::text[] IS NULL OR r.room_id = ANY ($1)
 ORDER BY events DESC, r.room_id LIMIT $2
 """
 ROOM_IDS = "SELECT room_id FROM room"
-PATIENCE = 600.0  # seconds; tens of millions of references take minutes
 
 
-class Tally(NamedTuple):
-    """A room's id, a user's, a media type or a month (`2026-05`); empty where none is known."""
+def groups(group: Group, limit: int) -> Count:
+    """The groups that hold most bytes, or the latest months: each with its key (a room's id, a
+    user's, a media type or a month like `2026-05`; empty where none is known), media and bytes."""
 
-    key: str
-    media: int
-    bytes: int
+    async def by(conn: Connection) -> list[dict[str, Any]]:
+        return [dict(row) for row in await conn.fetch(BY[group], limit, timeout=PATIENCE)]
 
-
-async def by(conn: Connection, group: Group, limit: int) -> list[Tally]:
-    """The groups that hold most bytes, or the latest months."""
-    return [Tally(*row) for row in await conn.fetch(BY[group], limit, timeout=PATIENCE)]
+    return Count(f"by {group}", by)
 
 
 async def room_ids(conn: Connection) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
+from archiver.catalogue import present
+from archiver.catalogue.counting import OVERDUE, PATIENCE, Count, recent
 from archiver.catalogue.targets import LONG_AGO
 from archiver.model import Blob, Mxc, Place
 
@@ -69,7 +71,6 @@ ALL = "SELECT count(*) AS blobs, coalesce(sum(size), 0)::bigint AS size FROM blo
 STANDING = """
 SELECT count(*) AS blobs, count(*) FILTER (WHERE verified_at IS NULL) AS never,
        min(verified_at) AS oldest,
-       count(*) FILTER (WHERE damaged_at IS NOT NULL) AS damaged,
        count(*) FILTER (WHERE repaired_at IS NOT NULL) AS repaired, max(repaired_at) AS last_repair
 FROM blob
 """
@@ -81,14 +82,16 @@ WHERE damaged_at IS NOT NULL ORDER BY damaged_at LIMIT $1
 
 class Standing(NamedTuple):
     """How many blobs there are, how many never were verified, when the one was that waits
-    longest of the others, how many are damaged, and how many were repaired, the last one when."""
+    longest of the others, how many were repaired, the last one when, and how old all that is; how
+    many are damaged now, for which `present.MOST` stands for as many or more."""
 
     blobs: int
     never: int
     oldest: datetime | None
-    damaged: int
     repaired: int
     last_repair: datetime | None
+    seconds_old: float
+    damaged: int
 
 
 class Known(NamedTuple):
@@ -147,10 +150,21 @@ async def total(pool: Pool) -> tuple[int, int]:
     return blobs, size
 
 
+async def _verified(conn: Connection) -> dict[str, object]:
+    return dict(await conn.fetchrow(STANDING, timeout=PATIENCE) or {})
+
+
+VERIFIED = Count("verified", _verified)
+
+
 async def standing(conn: Connection) -> Standing:
     """When everything was last verified, and what came out."""
-    row = await conn.fetchrow(STANDING)
-    return Standing(*row) if row else Standing(0, 0, None, 0, 0, None)
+    counted = await recent(conn, VERIFIED, OVERDUE)
+    told = counted.value
+    for key in ("oldest", "last_repair"):
+        told[key] = told[key] and datetime.fromisoformat(told[key])
+    known = await present.damage(conn)
+    return Standing(**told, seconds_old=counted.age.total_seconds(), damaged=known.blobs)
 
 
 async def known_damaged(conn: Connection, limit: int) -> list[Known]:

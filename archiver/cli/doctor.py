@@ -13,6 +13,7 @@ from mautrix.errors import MUnknownToken
 
 from archiver.base import http_session, open_database
 from archiver.cli.common import with_config
+from archiver.cli.objects import look_at_former, look_at_objects
 from archiver.config import Config
 from archiver.db.migrate import is_empty, pending
 from archiver.db.pool import open_pool
@@ -20,7 +21,8 @@ from archiver.errors import ArchiverError, OperationError
 from archiver.matrix.bot import AWAY, Bot
 from archiver.matrix.registration import Registration, load_registration
 from archiver.matrix.speech import UNHEARD, Speech
-from archiver.store.opening import object_store
+from archiver.scan.opening import scanner
+from archiver.store.opening import former_store
 from archiver.units import format_size
 
 LOW_DISK = 1024**3
@@ -67,9 +69,13 @@ async def examine(config: Config) -> list[Finding]:
     async with http_session() as session:
         findings = [
             await _find("database", lambda: _database(config)),
-            await _find("object store", lambda: _object_store(config)),
+            await _find("object store", lambda: look_at_objects(config.storage)),
             await _find("spool", lambda: _spool(config)),
         ]
+        if former := former_store(config.storage):
+            findings.append(await _find("former store", lambda: look_at_former(former)))
+        if looks := scanner(config.scan):
+            findings.append(await _find("scanner", looks.version))
         registration = load_registration(
             config.appservice.registration, config.homeserver.server_name
         )
@@ -110,16 +116,6 @@ async def _database(config: Config) -> str:
                 "make a backup, then run `archiver migrate`",
             )
     return f"PostgreSQL {version} answers and is up to date"
-
-
-async def _object_store(config: Config) -> str:
-    store = object_store(config.storage)
-    try:
-        await store.open()
-        await store.check()
-    finally:
-        await store.close()
-    return f"{config.storage.objects} takes and gives objects"
 
 
 async def _spool(config: Config) -> str:
@@ -226,7 +222,20 @@ class _Homeserver:
             if await self._bot.is_admin():
                 return "the bot is an administrator: old messages of every room can be read"
         except AWAY as error:
+            if self._config.quarantine.tell_homeserver:
+                raise Problem(
+                    f"this homeserver has no admin API that we know ({error}), so it cannot hide"
+                    " what is quarantined",
+                    "let us reach /_synapse/admin, or set quarantine.tell_homeserver to false",
+                ) from None
             return f"this homeserver has no admin API that we know ({error})"
+        if self._config.quarantine.tell_homeserver:
+            raise Problem(
+                "the bot is no administrator, so the homeserver does not hide what is quarantined",
+                "an administrator may PUT /_synapse/admin/v1/users/"
+                f'{self._registration.bot}/admin {{"admin": true}}; or set '
+                "quarantine.tell_homeserver to false",
+            )
         return (
             "the bot is no administrator, and need not be. To read old messages of rooms it is "
             "not in, an administrator may PUT /_synapse/admin/v1/users/"

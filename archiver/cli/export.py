@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -15,15 +15,17 @@ from archiver.base import Base, open_base
 from archiver.catalogue.export import Selection
 from archiver.cli.common import DEFAULT_CONFIG, sentences, with_config
 from archiver.cli.shell import login_name
+from archiver.cli.showing import Terminal
 from archiver.config import Config, load_config
 from archiver.control.arguments import ROOM, USER, Target, settled
 from archiver.control.asked import SHELL
 from archiver.control.dates import DATE
+from archiver.control.reply import said
 from archiver.control.words import plural
 from archiver.errors import ConfigError, OperationError
 from archiver.export import check
 from archiver.export.exporter import Exported, Exporter
-from archiver.export.importer import Importer
+from archiver.export.importer import Imported, Importer
 from archiver.export.zipping import zip_bag
 from archiver.fetch.inspect import inspect
 from archiver.log import set_up_logging
@@ -80,37 +82,58 @@ def export(
 
 @click.command("import")
 @OUT
+@click.option("--all-rooms", is_flag=True, help="Also of rooms that capture.rooms leaves out.")
+@click.option("--deleted-too", is_flag=True, help="Also what was deleted in this archive.")
 @with_config
-async def import_(config: Config, out: Path) -> None:
+async def import_(config: Config, out: Path, all_rooms: bool, deleted_too: bool) -> None:
     """Bring the bag OUT, a folder or a ZIP, into this archive. What is known stays as it is.
 
-    The same once more goes on where it ended.
+    The same once more goes on where it ended. Whoever made the bag says who posted what: import
+    none that you do not trust.
     """
     set_up_logging(config.log.format, "warning")
     registration = load_registration(config.appservice.registration, config.homeserver.server_name)
-    tell: Callable[[str], None] = click.echo
-    async with open_base(config) as base:
-        await open_store(base.store)
-        spool = Spool(config.storage.spool, config.storage.inline_limit)
-        policy, who = capture_policy(config, registration), (f"shell:{login_name()}", SHELL)
-        importer = Importer(base.pool, base.store, spool, policy, inspect, who, tell)
-        done = await importer.import_(out)
+    policy, who = capture_policy(config, registration), (f"shell:{login_name()}", SHELL)
+    if all_rooms:
+        policy = replace(policy, only=(), excluded=())
+    with Terminal() as terminal:
+        async with open_base(config) as base:
+            await open_store(base.store)
+            spool = Spool(config.storage.spool, config.storage.inline_limit)
+            importer = Importer(
+                base.pool, base.store, spool, policy, inspect, who,
+                lambda words: terminal.tell(said(words)),
+                lambda done: terminal.progress(said(_imported(done))),
+                deleted_too=deleted_too,
+            )  # fmt: skip
+            done = await importer.import_(out)
+        terminal.tell(said(f"Imported {_imported(done)}"))
+
+
+def _imported(done: Imported) -> str:
     new = f"{plural(done.events, 'event')} and {plural(done.media, 'media', 'media')}"
-    click.echo(f"Imported {new}; {done.known:,} media were known or have no bytes in the bag.")
+    told = f"{new}; {done.known:,} media were known or have no bytes in the bag"
+    if done.left_out:
+        told += f"; {done.left_out:,} are left out, for capture.rooms leaves out their rooms"
+    return f"{told}."
 
 
 async def _export(
     config: Config, out: Path, room: Target | None, wanted: Selection, *, as_zip: bool
 ) -> None:
-    if as_zip and out.exists():
-        raise ConfigError(f"{out} is there already: with --zip name a file that is new")
     folder = out.with_name(f"{out.name}.bag") if as_zip else out
-    async with open_base(config) as base:
-        if room is not None:
-            wanted = wanted._replace(room_id=await _room_id(base, room))
-        who = (f"shell:{login_name()}", SHELL)
-        source = config.homeserver.server_name
-        done = await Exporter(base.pool, base.store, source, polled, who).export(wanted, folder)
+    if as_zip and out.exists():
+        left = f"; {folder} is left over from it, and may go" if folder.exists() else ""
+        raise ConfigError(f"{out} is there already: with --zip name a file that is new{left}")
+    with Terminal() as terminal:
+        async with open_base(config) as base:
+            if room is not None:
+                wanted = wanted._replace(room_id=await _room_id(base, room))
+            who = (f"shell:{login_name()}", SHELL)
+            exporter = Exporter(base.pool, base.store, config.homeserver.server_name, polled, who)
+            done = await exporter.export(
+                wanted, folder, lambda *so_far: terminal.progress(said(_so_far(*so_far)))
+            )
     if as_zip:
         try:
             await asyncio.to_thread(zip_bag, folder, out)
@@ -127,6 +150,11 @@ async def _room_id(base: Base, room: Target) -> str:
     config = base.config
     registration = load_registration(config.appservice.registration, config.homeserver.server_name)
     return (await settled(room, means(base, registration).history)).value
+
+
+def _so_far(events: int, media: int, missing: int) -> str:
+    told = f"{plural(media, 'media', 'media')} of {plural(events, 'event')}"
+    return f"Exported {told}; {missing:,} are not in it."
 
 
 def _told(out: Path, done: Exported) -> str:

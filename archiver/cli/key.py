@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 import click
 import orjson
@@ -10,13 +11,18 @@ from rich.console import Console
 from rich.table import Table
 
 from archiver.base import open_base
-from archiver.catalogue import signing_keys
+from archiver.catalogue import custody, signing_keys
 from archiver.cli.common import with_config
+from archiver.cli.shell import login_name
 from archiver.config import Config
+from archiver.control.asked import SHELL
 from archiver.control.dates import DURATION
 from archiver.control.words import moment
 from archiver.errors import OperationError
 from archiver.model import Scope
+
+if TYPE_CHECKING:
+    from archiver.db.pool import Connection
 
 
 @click.group()
@@ -41,8 +47,9 @@ async def create(
 ) -> None:
     """Make a key called NAME and print its id and its secret: it is shown this once."""
     expires_at = datetime.now(UTC) + expires if expires else None
-    async with open_base(config) as base, base.pool.acquire() as conn:
+    async with open_base(config) as base, base.pool.acquire() as conn, conn.transaction():
         made = await signing_keys.create(conn, name, Scope(scope), expires_at)
+        await _note(conn, "key create", name, scope=scope, expires=str(expires_at or "never"))
     if as_json:
         click.echo(orjson.dumps({"id": made.id, "secret": made.secret}))
         return
@@ -74,7 +81,12 @@ async def revoke(config: Config, name: str) -> None:
 
     `archive` revokes the archive's own; it makes a new one when it signs next.
     """
-    async with open_base(config) as base, base.pool.acquire() as conn:
+    async with open_base(config) as base, base.pool.acquire() as conn, conn.transaction():
         if not await signing_keys.revoke(conn, name):
             raise OperationError(f"there is no live key called {name}: see `archiver key list`")
+        await _note(conn, "key revoke", name)
     click.echo(f"Revoked {name}.")
+
+
+async def _note(conn: Connection, action: str, name: str, **detail: str) -> None:
+    await custody.note(conn, f"shell:{login_name()}", SHELL, action, name, **detail)

@@ -11,6 +11,7 @@ from archiver.app import Part, run
 from archiver.base import open_database
 from archiver.cli.backfill import backfill
 from archiver.cli.common import sentences, with_config
+from archiver.cli.database import database
 from archiver.cli.doctor import doctor
 from archiver.cli.export import export, import_
 from archiver.cli.init import init
@@ -84,5 +85,5 @@ def token_group() -> None:
 # What a terminal does in its own way comes last, and wins.
 given = {command.name: shell(command) for command in COMMANDS}
 install(main, {**given, "help": help_command, "backfill": backfill, "reconcile": reconcile})
-for command in (init, doctor, key, export, import_):
+for command in (init, doctor, key, export, import_, database):
     main.add_command(command)

@@ -51,8 +51,8 @@ Kind = Literal[
 
 class Rule(Section):
     """What it is about, every condition that is given, and what happens: at most one of `keep`
-    (since it was posted), `keep_unread` (since it was last read, or else archived) and `quota`
-    (what was read longest ago goes first)."""
+    (since it was posted), `keep_unread` (since it was last read, or else archived), `quota` (what
+    was read longest ago goes first) and `quota_per_room` (as much for each room)."""
 
     room: Annotated[str, AfterValidator(_room_id)] | None = None
     sender: Annotated[str, AfterValidator(user_id)] | None = None
@@ -63,11 +63,13 @@ class Rule(Section):
     keep: Annotated[timedelta | None, BeforeValidator(_keep)] = None
     keep_unread: Span | None = None
     quota: Size | None = None
+    quota_per_room: Size | None = None
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:
-        if len({"keep", "keep_unread", "quota"} & self.model_fields_set) > 1:
-            raise ValueError("says more than one of keep, keep_unread and quota")
+        outcomes = {"keep", "keep_unread", "quota", "quota_per_room"}
+        if len(outcomes & self.model_fields_set) > 1:
+            raise ValueError("says more than one of keep, keep_unread, quota and quota_per_room")
         return self
 
     @property
@@ -75,6 +77,8 @@ class Rule(Section):
         """What happens, in words: `keep 90 d`."""
         if self.quota is not None:
             return f"quota {format_size(self.quota)}"
+        if self.quota_per_room is not None:
+            return f"quota_per_room {format_size(self.quota_per_room)}"
         if self.keep_unread is not None:
             return f"keep_unread {format_duration(self.keep_unread)}"
         return f"keep {FOREVER if self.keep is None else format_duration(self.keep)}"

@@ -10,7 +10,10 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict
 
+from archiver.config import kinds
+from archiver.config.quarantine import Quarantine
 from archiver.config.retention import Retention
+from archiver.config.scan import Scan
 from archiver.config.section import Section, user_id
 from archiver.model import SERVER_NAME_PATTERN
 from archiver.units import parse_duration, parse_size
@@ -220,9 +223,7 @@ class Bot(Section):
     admins: tuple[Annotated[str, AfterValidator(user_id)], ...] = ()
     power_level: int | None = None
     confirm_within: Annotated[Duration, AfterValidator(_confirm_within)] = timedelta(minutes=10)
-    notify: tuple[Literal["trouble", "disk", "failed", "gaps", "damage", "custody"], ...] = (
-        "trouble", "disk", "failed", "gaps", "damage", "custody",
-    )  # fmt: skip
+    notify: tuple[kinds.Kind, ...] = kinds.EVERY
 
 
 class Log(Section):
@@ -239,9 +240,11 @@ class Config(Section):
     storage: Storage = Storage()
     capture: Capture = Capture()
     retention: Retention = Retention()
+    quarantine: Quarantine = Quarantine()
     history: History = History()
     worker: Worker = Worker()
     thumbnails: Thumbnails = Thumbnails()
+    scan: Scan = Scan()
     serve: Serve = Serve()
     bot: Bot = Bot()
     log: Log = Log()

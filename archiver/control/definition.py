@@ -89,6 +89,6 @@ def command(
 def _option(option: click.Option) -> str:
     name = max(option.opts, key=len)
     if option.is_flag:
-        return f"[{name}]"
+        return f"[{'/'.join((name, *option.secondary_opts))}]"
     value = f"{name} {option.make_metavar(click.Context(click.Command('')))}"
     return value if option.required else f"[{value}]"

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import structlog
 
-from archiver.catalogue import notices
+from archiver.catalogue import infections, notices
 from archiver.catalogue.notices import Spell
 from archiver.control.messages import notice
 from archiver.control.reply import Reply
@@ -29,6 +29,7 @@ from archiver.matrix.speech import UNHEARD, Speech
 
 REASONS_SHOWN = 5
 DAMAGED_SHOWN = 5
+INFECTED_SHOWN = 5
 
 log = structlog.get_logger(__name__)
 
@@ -126,6 +127,8 @@ class Notices:
             found += await self._surroundings.troubles(answers, self._pace.patience)
         if "disk" in self._kinds:
             found += await self._surroundings.disks()
+        if "scan" in self._kinds:
+            found += await self._surroundings.scanning(self._pace.patience)
         return found
 
     def _database_answers(self) -> None:
@@ -147,6 +150,7 @@ class Notices:
             "gaps": self._gaps,
             "damage": self._damage,
             "custody": self._custody,
+            "infected": self._infected,
         }
         for kind, decide in findings.items():
             if kind in self._kinds:
@@ -209,6 +213,14 @@ class Notices:
             return None
         head = await notices.head(conn, spell)
         return _Told("custody", spell, sentences.custody(spell, head, self._prefix))
+
+    async def _infected(self, conn: Connection) -> _Told | None:
+        pace = self._pace.findings_every, self._pace.settling
+        spell = await infections.next_infected(conn, *pace)
+        if spell is None:
+            return None
+        found = await infections.infected(conn, spell, INFECTED_SHOWN)
+        return _Told("infected", spell, sentences.infected(found, self._prefix))
 
 
 def _of(condition: Condition) -> _Decide:

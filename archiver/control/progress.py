@@ -13,6 +13,7 @@ from archiver.control.heard import Heard
 from archiver.control.reply import Reply, plain
 from archiver.control.voice import Voice
 from archiver.db.pool import DATABASE_AWAY, Pool
+from archiver.db.turns import woken
 from archiver.matrix.signs import CANCEL
 from archiver.matrix.speech import UNHEARD
 
@@ -54,11 +55,7 @@ class Progress:
 
     async def wait(self, seconds: float) -> None:
         """Returns after so many seconds, or when it is cancelled."""
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await self._cancelled.wait()
-        except TimeoutError:
-            pass
+        await woken(self._cancelled, seconds)
 
     async def show(self, reply: Reply) -> None:
         """How far it is."""

@@ -22,6 +22,7 @@ from archiver.control.refusals import Refusals
 from archiver.control.surely import surely
 from archiver.control.voice import Voice
 from archiver.db.pool import DATABASE_AWAY
+from archiver.db.turns import woken
 
 POLL_SECONDS = 2.0
 LOOK_FOR_ROOM_SECONDS = 60.0
@@ -85,11 +86,7 @@ class ControlRoom:
                     aside = asyncio.Event()
                     await _first(group.create_task(self._hold(item, aside)), aside)
                     continue
-                try:
-                    async with asyncio.timeout(POLL_SECONDS):
-                        await self._wake.wait()
-                except TimeoutError:
-                    pass
+                await woken(self._wake, POLL_SECONDS)
 
     async def _every(self, seconds: float, do: Callable[[], Awaitable[object]]) -> None:
         while True:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,10 +77,15 @@ async def is_empty(conn: Connection) -> bool:
     return not await conn.fetchval(ANY_TABLE)
 
 
+async def is_archive(conn: Connection) -> bool:
+    """True when this database was ever migrated."""
+    return bool(await conn.fetchval(LEDGER_EXISTS))
+
+
 async def pending(conn: Connection) -> list[Migration]:
     """What `migrate` would apply. Raises OperationError where it must not go on."""
     applied: dict[int, bytes] = {}
-    if await conn.fetchval(LEDGER_EXISTS):
+    if await is_archive(conn):
         applied = {row["version"]: row["sha256"] for row in await conn.fetch(APPLIED)}
     known = {migration.version: migration for migration in available()}
     if newer := sorted(applied.keys() - known.keys()):
@@ -100,8 +107,7 @@ async def migrate(conn: Connection) -> list[str]:
 
     Raises OperationError; of the migration that it names nothing was applied.
     """
-    await conn.execute("SELECT pg_advisory_lock($1)", _LOCK, timeout=_PATIENCE)
-    try:
+    async with alone(conn):
         todo = await pending(conn)
         for migration in todo:
             try:
@@ -112,6 +118,14 @@ async def migrate(conn: Connection) -> list[str]:
                     "database.url must own the database, or may at least create tables in it"
                 ) from error
         return [migration.name for migration in todo]
+
+
+@asynccontextmanager
+async def alone(conn: Connection) -> AsyncIterator[None]:
+    """Nobody else makes or changes tables here meanwhile: other starters wait."""
+    await conn.execute("SELECT pg_advisory_lock($1)", _LOCK, timeout=_PATIENCE)
+    try:
+        yield
     finally:
         await conn.execute("SELECT pg_advisory_unlock($1)", _LOCK)
 

@@ -1,6 +1,6 @@
 """Verifies a BagIt bag (RFC 8493), a folder or a ZIP of one, with nothing but its files.
 
-It needs Python 3.9 or later and nothing else, and lies in every bag: `python3 check.py` there
+It needs Python 3.8 or later and nothing else, and lies in every bag: `python3 check.py` there
 verifies that bag, `python3 check.py PATH` another one. Exit status 0: whole; 1: not.
 """
 
@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import os
 import stat
+import struct
 import sys
 import zipfile
 import zlib
@@ -18,10 +19,17 @@ from typing import IO, Iterator, Union  # noqa: UP035  # older Pythons have it t
 
 PIECE = 1024 * 1024
 LINE = 16 * 1024
+TEXT = 1024 * 1024  # bag-info.txt has a thousandth of that
+# A ZIP in which a file is so many times what it takes there, beyond the first bytes, is a trap.
+EXPANDS, EXPANDS_BEYOND = 200, 64 * 1024 * 1024
 MANIFEST = "manifest-sha256.txt"
 TAG_MANIFEST = "tagmanifest-sha256.txt"
 DECLARATION = "BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
-UNREADABLE = (OSError, EOFError, zipfile.BadZipFile, zlib.error)
+# What reading a file may raise that is not what it should be.
+UNREADABLE = (
+    OSError, EOFError, ValueError, NotImplementedError, RuntimeError, struct.error,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class BadBag(Exception):
@@ -38,19 +46,21 @@ class FolderBag:
 
     def names(self) -> Iterator[str]:
         """The name of every file, with slashes."""
-        for folder, folders, files in os.walk(self._path):
+        for folder, folders, files in os.walk(self._path, onerror=_fail):
             links = [name for name in folders if Path(folder, name).is_symlink()]
             for name in files + links:
                 yield Path(folder, name).relative_to(self._path).as_posix()
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is no plain file of this name."""
+        if not is_plain(name):
+            return None
         path = self._path
-        for part in name.split("/"):
-            path = path / part
-            if part in {"", ".", ".."} or path.is_symlink():
-                return None
         try:
+            for part in name.split("/"):
+                path = path / part
+                if path.is_symlink():
+                    return None
             status = path.stat()
         except (OSError, ValueError):
             return None
@@ -72,7 +82,10 @@ class ZipBag:
     def __init__(self, path: Path) -> None:
         try:
             self._zip = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, EOFError) as error:
+            _refuse_traps(self._zip.infolist(), path.stat().st_size)
+        except OSError:
+            raise
+        except UNREADABLE as error:
             raise BadBag(f"{path} is no whole ZIP file: {error}.") from error
         names = self._zip.namelist()
         tops = [name[:-9] for name in names if f"/{name}".endswith("/bagit.txt")]
@@ -83,20 +96,26 @@ class ZipBag:
         """The name of every file, with slashes."""
         for name in self._zip.namelist():
             if not name.endswith("/"):
-                yield name.removeprefix(self._top)
+                inside = name.startswith(self._top)
+                yield name[len(self._top) :] if inside else f"../{name}"
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None where there is none of this name."""
         try:
-            return self._zip.getinfo(self._top + name).file_size
+            info = self._zip.getinfo(self._top + name)
         except KeyError:
             return None
+        # What Unix says of it: a link, or a device, becomes one where the ZIP is unpacked.
+        kind = stat.S_IFMT(info.external_attr >> 16)
+        return info.file_size if kind in {0, stat.S_IFREG} and is_plain(name) else None
 
     def open(self, name: str) -> IO[bytes]:
         """The file, the caller's to close. Raises BadBag where it is none."""
+        if self.size(name) is None:
+            raise BadBag(f"{shown(name)} is not there.")
         try:
             return self._zip.open(self._top + name)
-        except (KeyError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        except UNREADABLE as error:
             raise BadBag(f"{shown(name)} cannot be read in the ZIP: {error}.") from error
 
     def close(self) -> None:
@@ -116,6 +135,13 @@ def open_bag(path: Path) -> Bag:
     return ZipBag(path)
 
 
+def is_plain(name: str) -> bool:
+    """Whether a name leads to a file below the bag, on whatever system it is unpacked."""
+    device = len(name) > 1 and name[1] == ":"
+    parts = name.split("/")
+    return not device and "\\" not in name and not {"", ".", ".."}.intersection(parts)
+
+
 def faults(bag: Bag) -> Iterator[str]:
     """Everything that is wrong with a bag, each a sentence. Reads all of it."""
     try:
@@ -127,6 +153,7 @@ def faults(bag: Bag) -> Iterator[str]:
         return
     if bag.twice:
         yield "The ZIP has several files of the same name."
+    yield from _misplaced(manifest, tags)
     yield from _changed(bag, tags)
     yield from _changed(bag, manifest)
     for needed in ("bagit.txt", "bag-info.txt", MANIFEST):
@@ -140,7 +167,8 @@ def faults(bag: Bag) -> Iterator[str]:
                 yield f"{shown(name)} is there, but {MANIFEST} does not list it."
         elif name not in tags and name != TAG_MANIFEST:
             yield f"{shown(name)} is there, but {TAG_MANIFEST} does not list it."
-    told = [line.partition(":")[2].strip() for line in info if line.startswith("Payload-Oxum:")]
+    labels = [line.partition(":") for line in info]
+    told = [said.strip() for label, _, said in labels if label.lower() == "payload-oxum"]
     if told != [f"{size}.{count}"]:
         yield f"There are {size} bytes in {count} files; Payload-Oxum says {shown(str(told))}."
 
@@ -194,6 +222,13 @@ def _declared(bag: Bag) -> Iterator[str]:
         yield "bagit.txt does not say that this is a bag of BagIt 1.0 in UTF-8."
 
 
+def _misplaced(manifest: dict[str, str], tags: dict[str, str]) -> Iterator[str]:
+    for listing, names, payload in ((MANIFEST, manifest, True), (TAG_MANIFEST, tags, False)):
+        for name in names:
+            if name.startswith("data/") != payload or not is_plain(name):
+                yield f"{listing} lists {shown(name)}, which has no place in it."
+
+
 def _changed(bag: Bag, manifest: dict[str, str]) -> Iterator[str]:
     for name, digest in manifest.items():
         if bag.size(name) is None:
@@ -212,11 +247,35 @@ def _changed(bag: Bag, manifest: dict[str, str]) -> Iterator[str]:
 def _text(bag: Bag, name: str) -> str:
     try:
         with bag.open(name) as file:
-            return file.read().decode()
+            text = file.read(TEXT + 1)
+            if len(text) > TEXT:
+                raise BadBag(f"{name} is too long.")
+            return text.decode()
     except UnicodeDecodeError as error:
         raise BadBag(f"{name} is not UTF-8.") from error
     except UNREADABLE as error:
         raise BadBag(f"{name} cannot be read: {error}.") from error
+
+
+def _refuse_traps(infos: list[zipfile.ZipInfo], size: int) -> None:
+    if sum(info.compress_size for info in infos) > size:
+        raise BadBag("The files in the ZIP lie one upon the other: it is a trap.")
+    for info in infos:
+        if info.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise BadBag(
+                f"{shown(info.filename)} in the ZIP is compressed in a way that not every Python"
+                " reads: unpack the ZIP, and name the folder."
+            )
+        if info.file_size - EXPANDS_BEYOND > EXPANDS * info.compress_size:
+            raise BadBag(
+                f"{shown(info.filename)} in the ZIP would become {info.file_size} bytes, far more"
+                " than it takes: unpack the ZIP where there is room, if you trust it, and name"
+                " the folder."
+            )
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def _decoded(name: str) -> str:
@@ -238,7 +297,12 @@ def report(path: Path) -> tuple[int, list[str]]:
 def main() -> int:
     """Verifies the bag that is named, or the one in which this file lies."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent
-    count, found = report(path)
+    try:
+        count, found = report(path)
+    except OSError as error:
+        count, found = 0, [f"{path} cannot be read: {error.strerror or error}."]
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal that does not know all letters
+        sys.stdout.reconfigure(errors="backslashreplace")
     for fault in found:
         print(fault)  # noqa: T201  # a program of its own
     if not found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +17,7 @@ from archiver.catalogue import events as catalogue
 from archiver.catalogue import export as selected
 from archiver.catalogue.export import Selection
 from archiver.catalogue.targets import AT_ONCE
-from archiver.export import pages
+from archiver.export import outage, pages
 from archiver.export.folder import BagFolder, Lines
 from archiver.export.lines import event_line, line, media_line
 from archiver.export.names import blob_name
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 # A poll with its votes by the event that began it, as an administrator sees it; None for no poll.
 Polled = Callable[["Connection", str], Awaitable[dict[str, Any] | None]]
+
+# Events, media, and missing media so far.
+Told = Callable[[int, int, int], Awaitable[None]]
 
 PER_PAGE = 300
 POLLS = frozenset({"m.poll.start", "org.matrix.msc3381.poll.start"})
@@ -58,19 +62,27 @@ class Exporter:
         self._polled = polled
         self._who = who
 
-    async def export(self, wanted: Selection, path: Path) -> Exported:
-        """Writes the bag, or what is missing of it."""
+    async def export(
+        self, wanted: Selection, path: Path, progress: Told | None = None
+    ) -> Exported:
+        """Writes the bag, or what is missing of it. `progress` hears what is in it so far."""
+        with outage.told("export"):
+            return await self._export(wanted, path, progress)
+
+    async def _export(self, wanted: Selection, path: Path, progress: Told | None) -> Exported:
         async with self._pool.acquire() as conn:
             told = {key: value and str(value) for key, value in wanted._asdict().items()}
             await custody.note(conn, *self._who, "export", None, selection=told)
-        folder = BagFolder(path, line({"source": self._source, **wanted._asdict()}))
-        run = _Run(self._pool, self._store, self._polled, folder, _title(wanted, self._source))
-        async for events in selected.with_media(self._pool, wanted):
-            await run.take(events)
-        async for events in selected.others(self._pool, wanted):
-            await run.take(events)
-        await run.end()
-        size, files = await folder.work(folder.finish, _info(self._source, wanted))
+        label = line({"source": self._source, **wanted._asdict()})
+        with closing(BagFolder(path, label)) as folder:
+            run = _Run(self._pool, self._store, self._polled, folder, _title(wanted, self._source))
+            for pages_of in (selected.with_media, selected.others):
+                async for events in pages_of(self._pool, wanted):
+                    await run.take(events)
+                    if progress:
+                        await progress(run.events, run.media, run.missing)
+            await run.end()
+            size, files = await folder.work(folder.finish, _info(self._source, wanted))
         return Exported(run.events, run.media, run.missing, size, files)
 
 

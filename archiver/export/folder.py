@@ -12,7 +12,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import aclosing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from archiver.errors import BlobMissing, OperationError
 from archiver.export import check
@@ -35,6 +35,7 @@ class Lines:
         self._folder, self._name = folder, name
         self._path = folder.part / name.replace("/", "-")
         self._file = self._path.open("wb")
+        folder.growing.add(self._file)
         self._digest, self._size = hashlib.sha256(), 0
 
     def write(self, lines: Iterable[bytes]) -> None:
@@ -47,6 +48,7 @@ class Lines:
     def close(self) -> None:
         """The file is whole now, and in its place."""
         self._file.close()
+        self._folder.growing.discard(self._file)
         self._folder.place(self._path, self._name)
         self._folder.ledger.add(self._name, self._digest.hexdigest(), self._size)
 
@@ -59,6 +61,7 @@ class BagFolder:
         """Blocks. Raises OperationError where something else is in the folder."""
         self._path = path
         self.part = path / PART
+        self.growing: set[IO[bytes]] = set()
         try:
             self._prepare(selection)
             self.ledger = Ledger(self.part / "ledger")
@@ -71,6 +74,13 @@ class BagFolder:
             return await in_thread(None, work, *args)
         except (OSError, sqlite3.Error) as error:
             raise self._refused(error) from error
+
+    def close(self) -> None:
+        """Lets go of what is open, finished or not."""
+        for file in self.growing:
+            with suppress(OSError):  # a full disk, which is told already
+                file.close()
+        self.ledger.close()
 
     async def put(
         self, name: str, sha256: bytes, size: int, read: Callable[[], AsyncGenerator[bytes, None]]
@@ -99,7 +109,7 @@ class BagFolder:
         size, count = self.ledger.total()
         told = [*info, ("Payload-Oxum", f"{size}.{count}")]
         self._tag("bagit.txt", check.DECLARATION.encode())
-        self._tag("bag-info.txt", "".join(f"{key}: {said}\n" for key, said in told).encode())
+        self._tag("bag-info.txt", "".join(map(_labelled, told)).encode())
         self._tag("check.py", Path(check.__file__).read_bytes())
         part = self.part / "manifest"
         with part.open("w", encoding="utf-8", newline="\n") as file:
@@ -114,7 +124,7 @@ class BagFolder:
         ]
         self._tag(check.TAG_MANIFEST, "".join(tags).encode())
         self.place(part, check.MANIFEST)
-        self.ledger.close()
+        self.close()
         shutil.rmtree(self.part)
         return size, count
 
@@ -175,6 +185,12 @@ class BagFolder:
             f"cannot write to {self._path}: {why}; see that its disk has room and is"
             " ours to write, and export once more: what is there is not written again"
         )
+
+
+def _labelled(told: tuple[str, str]) -> str:
+    """A line of bag-info.txt, which is one whatever is in it."""
+    key, said = told
+    return f"{key}: {' '.join(said.split())}\n"
 
 
 def _hash(path: Path) -> str:

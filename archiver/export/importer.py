@@ -7,38 +7,35 @@ where it ended, and changes nothing in the end.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import closing
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
-
-import asyncpg
+from typing import TYPE_CHECKING, NamedTuple
 
 from archiver.capture.record import record
 from archiver.capture.rows import Kept
-from archiver.catalogue import custody, garbage, queue
+from archiver.catalogue import custody
 from archiver.catalogue import export as catalogue
-from archiver.catalogue.queue import Job, Said
 from archiver.errors import OperationError
-from archiver.export import check
+from archiver.export import outage
+from archiver.export.arriving import Arrivals, in_batches, is_what_senders_said
 from archiver.export.check import BadBag, Bag
 from archiver.export.lines import BadLine, Brought, brought_of, kept_of
-from archiver.model import Blob, Facts, Mxc, Place, Source, State
-from archiver.store.base import MIB, Body
+from archiver.export.reading import EVENTS, MEDIA, lines, opened, sizes
+from archiver.export.rooms import Wanted, as_captured, wanted
+from archiver.model import Facts, Mxc, Source, State
+from archiver.store.base import Body
 from archiver.store.spool import in_thread
 
 if TYPE_CHECKING:
     from archiver.capture.policy import CapturePolicy
-    from archiver.db.pool import Connection, Pool
+    from archiver.db.pool import Connection, Pool, Row
     from archiver.store.hybrid import HybridStore
-    from archiver.store.spool import Spool, SpooledBody
+    from archiver.store.spool import Spool
 
-LONGEST = 64 * MIB  # a line with an event and all its references has a fraction of that
 EVENTS_AT_ONCE = 100
-MEDIA, EVENTS = "data/media.jsonl", "data/events.jsonl"
-TRIES = 3
+# Which nobody has decided, or only the settings at that time.
+FILLABLE = frozenset({State.PENDING, State.FAILED, State.EXCLUDED})
 # States in which `RECORD` would queue a media again that is named once more.
 ENDED = frozenset({State.DELETED, State.EXCLUDED})
 # What comes without bytes and is over, so that nobody asks the homeserver for it.
@@ -46,11 +43,13 @@ OVER = frozenset({State.FAILED, State.EXCLUDED, State.QUARANTINED, State.DELETED
 
 
 class Imported(NamedTuple):
-    """What came: events and media that are new, and media that were there or stay as they are."""
+    """What came: events and media that are new; media that were there or stay as they are; and
+    media that only rooms name which this archive leaves out."""
 
     events: int = 0
     media: int = 0
     known: int = 0
+    left_out: int = 0
 
 
 class Importer:
@@ -65,171 +64,161 @@ class Importer:
         inspect: Callable[[Body], Awaitable[Facts]],
         who: tuple[str, str],
         tell: Callable[[str], None],
+        progress: Callable[[Imported], Awaitable[None]] | None = None,
+        *,
+        deleted_too: bool = False,
     ) -> None:
-        """`inspect` tells what bytes are; `tell` gets a sentence for each media that stays."""
+        """`policy` leaves out rooms; `inspect` tells what bytes are; `tell` gets a sentence for
+        each media that stays. `deleted_too`: what was deleted here comes back with its bytes."""
         self._pool = pool
-        self._store = store
-        self._spool = spool
         self._policy = policy
-        self._inspect = inspect
+        self._fillable = FILLABLE | ({State.DELETED} if deleted_too else set())
+        self._arrivals = Arrivals(pool, store, spool, inspect, self._fillable)
         self._who = who
         self._tell = tell
+        self._progress = progress
+        self._done = Imported()
+        self._damaged = 0
+        self._label: dict[str, str] = {}
 
     async def import_(self, path: Path) -> Imported:
         """Brings in the bag in a folder or a ZIP."""
         try:
-            with closing(await asyncio.to_thread(check.open_bag, path)) as bag:
-                digest = await asyncio.to_thread(_trusted, bag)
-                await self._note(path, manifest=digest, state="begun")
-                media, known = await self._media(bag)
-                events = await self._events(bag)
-        except (BadBag, BadLine, *check.UNREADABLE) as error:
+            bag, digest = await opened(path)
+            with closing(bag), outage.told("import"):
+                self._done, self._damaged = Imported(), 0
+                self._label = {"bag": path.name, "manifest": digest}
+                await self._all(bag)
+        except (BadBag, BadLine) as error:
             raise OperationError(
                 f"{path} cannot be imported: {error}"
                 " `archiver export --check` tells all that is wrong with it"
             ) from error
-        done = Imported(events, media, known)
-        await self._note(path, manifest=digest, state="done", **done._asdict())
-        return done
+        if self._damaged:
+            raise OperationError(
+                f"{path} is imported but for {self._damaged:,} media whose files in it are not as"
+                " they were: `archiver export --check` names them; put them right and import it"
+                " once more"
+            )
+        return self._done
 
-    async def _note(self, path: Path, **detail: Any) -> None:
+    async def _all(self, bag: Bag) -> None:
+        async with self._pool.acquire() as conn:
+            await self._note(conn, {"state": "begun"}, self._label["bag"])
+        async with wanted(bag, self._policy) as only:
+            async for some in lines(bag, MEDIA):
+                await self._media(bag, some, only)
+        async for some in lines(bag, EVENTS):
+            await self._events(some)
+        async with self._pool.acquire() as conn:
+            await self._note(
+                conn,
+                {"state": "done", "damaged": self._damaged, **self._done._asdict()},
+                self._label["bag"],
+            )
+
+    async def _note(
+        self, conn: Connection, detail: dict[str, object], target: str | None = None
+    ) -> None:
+        """Tells custody what came, in the transaction of what came; of the whole with a target."""
         actor, place = self._who
-        async with self._pool.acquire() as conn:
-            await custody.note(conn, actor, place, "import", path.name, **detail)
+        await custody.note(conn, actor, place, "import", target, **self._label, **detail)
 
-    async def _media(self, bag: Bag) -> tuple[int, int]:
-        new = known = 0
-        async for text in _lines(bag, MEDIA):
-            brought = brought_of(text)
-            if await self._one(bag, brought):
-                new += 1
-            else:
-                known += 1
-        return new, known
-
-    async def _one(self, bag: Bag, brought: Brought) -> bool:
-        """Whether the media is new here. One whose bytes nobody has is queued with its event."""
-        mxc = brought.mxc
+    async def _media(self, bag: Bag, some: list[bytes], only: Wanted) -> None:
+        brought: dict[Mxc, Brought] = {}
+        before = self._done.media
+        for one in await in_thread(None, _brought, some):
+            brought.setdefault(one.mxc, one)
+        names = await only.of(list(brought))
         async with self._pool.acquire() as conn:
-            row = (await catalogue.states(conn, [mxc])).get(mxc)
-        if row is not None and row["state"] not in {State.PENDING, State.FAILED}:
+            rows = await catalogue.states(conn, sorted(names))
+        coming = [brought[mxc] for mxc in sorted(names) if self._may_come(brought[mxc], rows)]
+        await self._without_bytes([one for one in coming if one.sha256 is None])
+        with_bytes = [one for one in coming if one.sha256 is not None]
+        paths = [one.path for one in with_bytes]
+        sized = zip(with_bytes, await in_thread(None, sizes, bag, paths), strict=True)
+        for batch in in_batches(list(sized)):
+            await self._with_bytes(bag, batch)
+        new = self._done.media - before
+        left_out = len(brought) - len(names)
+        await self._came(known=len(some) - left_out - new, left_out=left_out)
+
+    def _may_come(self, brought: Brought, rows: dict[Mxc, Row]) -> bool:
+        """Whether the media is new here, or may be filled in. Says why where it is not."""
+        mxc, row = brought.mxc, rows.get(brought.mxc)
+        if row is None:
+            return brought.sha256 is not None or brought.state in OVER
+        if row["state"] not in self._fillable:
             other = brought.sha256 is not None and row["blob_sha256"] != brought.sha256
             if row["state"] != brought.state or other:
-                self._stays(mxc, row["state"], row["reason"])
+                why = f" ({row['reason']})" if row["reason"] else ""
+                self._tell(f"{mxc} is {row['state']} here{why}, and stays as it is.")
             return False
-        if brought.sha256 is not None:
-            return await self._bytes(bag, brought, brought.sha256)
-        if brought.state in OVER and row is None:
-            reason = brought.reason or "it was so where it was exported"
-            async with self._pool.acquire() as conn:
-                return bool(await catalogue.note(conn, [(mxc, brought.state, reason)]))
-        return False
+        if brought.sha256 is None:
+            return False
+        if not is_what_senders_said(row, brought.sha256):
+            self._tell(f"{mxc} stays out: its bytes in the bag are not what its sender encrypted.")
+            return False
+        return True
 
-    def _stays(self, mxc: Mxc, state: str, reason: str | None) -> None:
-        why = f" ({reason})" if reason else ""
-        self._tell(f"{mxc} is {state} here{why}, and stays as it is.")
-
-    async def _bytes(self, bag: Bag, brought: Brought, sha256: bytes) -> bool:
-        size = bag.size(brought.path)
-        await self._store.expect(size)
-        async with self._spool.body(size) as body:
-            await _read(bag, brought.path, body)
-            if body.sha256 != sha256:
-                raise BadBag(f"{brought.path} was changed: its SHA-256 is {body.sha256.hex()}.")
-            facts = await self._inspect(body)
-            blob = Blob(body.sha256, body.size, self._store.place_for(body.size), facts)
-            for _ in range(TRIES):
-                try:
-                    return await self._keep(brought, blob, body)
-                except asyncpg.ForeignKeyViolationError:
-                    continue  # the blob was known, and deleted just now
-        raise OperationError(f"the bytes of {brought.mxc} are deleted again and again: try later")
-
-    async def _keep(self, brought: Brought, blob: Blob, body: SpooledBody) -> bool:
-        """Bytes first, rows after: they are durable before anything says so."""
-        known = False
-        if blob.place is Place.OBJECT:
-            async with self._pool.acquire() as conn:
-                known = await queue.is_known(conn, blob.sha256)
-        inline = None if known else await self._store.settle(body)
-        said = Said(brought.declared_type, brought.upload_name)
+    async def _without_bytes(self, ended: list[Brought]) -> None:
+        if not ended:
+            return
+        said = "it was so where it was exported"
         async with self._pool.acquire() as conn, conn.transaction():
-            attempts = await catalogue.enlist(conn, brought.mxc)
-            if attempts is not None:
-                job = Job(brought.mxc, attempts, datetime.now(UTC))
-                done = await queue.complete(conn, job, blob, said, inline, known=known)
-                if done.refused:
-                    self._tell(f"{brought.mxc} is in quarantine: its bytes are refused here.")
-                return True
-            if blob.place is Place.OBJECT:
-                await garbage.discard(conn, blob.sha256)
-        return False
+            told = [(one.mxc, one.state, one.reason or said) for one in ended]
+            new = await catalogue.note(conn, told)
+            if new:
+                told_new = [[str(one.mxc), one.state] for one in ended if one.mxc in new]
+                await self._note(conn, {"without_bytes": told_new})
+        await self._came(media=len(new))
 
-    async def _events(self, bag: Bag) -> int:
-        new, batch = 0, []
-        async for text in _lines(bag, EVENTS):
-            batch.append(kept_of(text))
-            if len(batch) == EVENTS_AT_ONCE:
-                new += await self._record(batch)
-                batch = []
-        return new + (await self._record(batch) if batch else 0)
+    async def _with_bytes(self, bag: Bag, batch: list[tuple[Brought, int]]) -> None:
+        taken, damaged = await self._arrivals.take(bag, batch, self._note)
+        for mxc, why in damaged.items():
+            self._damaged += 1
+            self._tell(f"{mxc} stays out: {why}")
+        for mxc, refused in taken.items():
+            if refused:
+                self._tell(f"{mxc} is in quarantine: its bytes are refused here.")
+        await self._came(media=len(taken))
+
+    async def _events(self, some: list[bytes]) -> None:
+        kept = await in_thread(None, _kept, some, self._policy)
+        for start in range(0, len(kept), EVENTS_AT_ONCE):
+            await self._came(events=await self._record(kept[start : start + EVENTS_AT_ONCE]))
 
     async def _record(self, kept: list[Kept]) -> int:
         named = sorted({reference.mxc for found in kept for reference in found.references})
+        event_ids = [found.row.event_id for found in kept]
         async with self._pool.acquire() as conn, conn.transaction():
-            ended = await self._ended(conn, named)
+            known = await catalogue.known(conn, event_ids)
+            ended = [
+                (mxc, row["state"], row["reason"])
+                for mxc, row in (await catalogue.states(conn, named)).items()
+                if row["state"] in ENDED
+            ]
             recorded = await record(conn, kept, Source.BACKFILL, self._policy)
             await catalogue.stay(conn, ended)
+            if recorded.events:
+                new = [event_id for event_id in event_ids if event_id not in known]
+                await self._note(conn, {"events": new})
         recorded.add_to_metrics(Source.BACKFILL)
         return recorded.events
 
-    async def _ended(
-        self, conn: Connection, named: list[Mxc]
-    ) -> list[tuple[Mxc, str, str | None]]:
-        return [
-            (mxc, row["state"], row["reason"])
-            for mxc, row in (await catalogue.states(conn, named)).items()
-            if row["state"] in ENDED
-        ]
+    async def _came(
+        self, *, events: int = 0, media: int = 0, known: int = 0, left_out: int = 0
+    ) -> None:
+        more = Imported(events, media, known, left_out)
+        self._done = Imported(*(a + b for a, b in zip(self._done, more, strict=True)))
+        if self._progress:
+            await self._progress(self._done)
 
 
-def _trusted(bag: Bag) -> str:
-    """Checks what tells of the bag, and the lists in it; returns the SHA-256 of its manifest."""
-    tags = dict(check.entries(bag, check.TAG_MANIFEST))
-    expected = {name: tags.get(name) for name in ("bagit.txt", check.MANIFEST)}
-    lists = {MEDIA, EVENTS}
-    expected |= {name: told for name, told in check.entries(bag, check.MANIFEST) if name in lists}
-    for name in (check.MANIFEST, "bagit.txt", MEDIA, EVENTS):
-        with bag.open(name) as file:
-            found = check.hash_of(file)
-        if found != expected.get(name):
-            raise BadBag(f"{name} is not what the bag's manifest says.")
-    return tags[check.MANIFEST]
+def _brought(some: list[bytes]) -> list[Brought]:
+    return [brought_of(text) for text in some]
 
 
-async def _lines(bag: Bag, name: str) -> AsyncIterator[bytes]:
-    with bag.open(name) as file:
-        number = 0
-        while lines := await in_thread(None, _some, file):
-            for text in lines:
-                number += 1
-                if not text.endswith(b"\n"):
-                    raise BadLine(f"line {number} of {name} has no end or is too long.")
-                yield text
-
-
-def _some(file: IO[bytes]) -> list[bytes]:
-    """The next lines, up to a MiB of them; the last may be longer."""
-    lines: list[bytes] = []
-    size = 0
-    while size < MIB and (text := file.readline(LONGEST)):
-        lines.append(text)
-        size += len(text)
-    return lines
-
-
-async def _read(bag: Bag, name: str, body: SpooledBody) -> None:
-    with await asyncio.to_thread(bag.open, name) as file:
-        while piece := await in_thread(None, file.read, MIB):
-            await body.write(piece)
-    await body.finish()
+def _kept(some: list[bytes], policy: CapturePolicy) -> list[Kept]:
+    found = (as_captured(kept_of(text), policy) for text in some)
+    return [kept for kept in found if kept is not None]

@@ -14,6 +14,7 @@ CREATE TABLE file (name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, size INTEGER NOT
     WITHOUT ROWID;
 """
 SEE = "INSERT OR IGNORE INTO seen (key) VALUES (?)"
+SEEN = "SELECT 1 FROM seen WHERE key = ?"
 ADD = "INSERT OR REPLACE INTO file (name, sha256, size) VALUES (?, ?, ?)"
 HAS = "SELECT 1 FROM file WHERE name = ?"
 FILES = "SELECT name, sha256 FROM file ORDER BY name"
@@ -32,6 +33,10 @@ class Ledger:
     def fresh(self, keys: Iterable[str]) -> list[str]:
         """Those that were not named before, in their order; from now on they are not fresh."""
         return [key for key in keys if self._database.execute(SEE, (key,)).rowcount == 1]
+
+    def seen(self, keys: Iterable[str]) -> set[str]:
+        """Those that were named before."""
+        return {key for key in keys if self._database.execute(SEEN, (key,)).fetchone()}
 
     def add(self, name: str, sha256: str, size: int) -> None:
         """A file of the payload is written: its SHA-256 in hex, its size in bytes."""

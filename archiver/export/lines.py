@@ -26,6 +26,8 @@ _MEDIA = (
 )  # fmt: skip
 _REFERENCE = ("role", "item", "filename", "caption", "declared_type", "declared_size")
 
+LAST_TIMESTAMP = 253_402_300_799_000  # milliseconds: the end of the year 9999
+
 
 class BadLine(ValueError):
     """A line of a bag that no export writes."""
@@ -84,7 +86,7 @@ def kept_of(text: bytes) -> Kept:
             identifier(told["sender"]),
             identifier(told["type"]),
             identifier(told["state_key"], or_empty=True),
-            _integer(told["origin_server_ts"]),
+            _timestamp(told["origin_server_ts"]),
             _needed(storable_json(content) if isinstance(content, dict) else None),
             None if told["raw"] is None else b64decode(told["raw"], validate=True),
             identifier(told["replaces"]),
@@ -116,11 +118,13 @@ def brought_of(text: bytes) -> Brought:
 
 
 def _reference(told: dict[str, Any]) -> Reference:
-    encryption = told["encryption"]
+    encryption, item = told["encryption"], _integer(told["item"]) or 0
+    if not 0 <= item < 2**15:
+        raise ValueError("an event has no item of this number")
     return Reference(
         _mxc(told["mxc"]),
         Role(told["role"]),
-        _integer(told["item"]) or 0,
+        item,
         _text(told["filename"]),
         _text(told["caption"]),
         _text(told["declared_type"]),
@@ -147,6 +151,11 @@ def _text(value: Any) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ValueError("something is no text")
     return value.replace("\0", "\ufffd") if value else value
+
+
+def _timestamp(value: Any) -> int | None:
+    """None for a year that PostgreSQL does not know."""
+    return value if type(value) is int and 0 <= value <= LAST_TIMESTAMP else None
 
 
 def _integer(value: Any) -> int | None:

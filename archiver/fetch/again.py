@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
-from archiver.errors import BodyMismatch
+from archiver.errors import BodyMismatch, FetchFailed, MediaNotFound
 from archiver.fetch.archive import Parts
+from archiver.fetch.download import Download, MediaSource
 from archiver.model import Mxc
 from archiver.store.spool import SpooledBody
 
@@ -17,7 +18,7 @@ def again(parts: Parts) -> Callable[[Mxc, int], AbstractAsyncContextManager[Spoo
     @asynccontextmanager
     async def fetch(mxc: Mxc, size: int) -> AsyncIterator[SpooledBody]:
         async with (
-            parts.source.open(mxc) as download,
+            _open(parts.source, mxc) as download,
             parts.spool.body(download.announced_size) as body,
         ):
             _check(download.announced_size, size)
@@ -28,6 +29,20 @@ def again(parts: Parts) -> Callable[[Mxc, int], AbstractAsyncContextManager[Spoo
             yield body
 
     return fetch
+
+
+@asynccontextmanager
+async def _open(source: MediaSource, mxc: Mxc) -> AsyncIterator[Download]:
+    """Also what the homeserver has in quarantine, as far as it gives that to us."""
+    async with AsyncExitStack() as stack:
+        try:
+            download = await stack.enter_async_context(source.open(mxc))
+        except MediaNotFound as missing:
+            try:
+                download = await stack.enter_async_context(source.open(mxc, hidden=True))
+            except (FetchFailed, MediaNotFound):
+                raise missing from None
+        yield download
 
 
 def _check(came: int | None, size: int) -> None:

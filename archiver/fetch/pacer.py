@@ -9,6 +9,7 @@ import structlog
 from archiver.catalogue import budget
 from archiver.catalogue.budget import Released
 from archiver.db.pool import DATABASE_AWAY, Pool
+from archiver.db.turns import woken
 
 POLL_SECONDS = 5.0
 
@@ -34,7 +35,7 @@ class Pacer:
         """Paces until cancelled."""
         while True:
             self._wake.clear()
-            await self._wait(await self._release())
+            await woken(self._wake, await self._release())
 
     async def _release(self) -> float:
         """Seconds until there may be more to release."""
@@ -48,13 +49,6 @@ class Pacer:
         if released.media:
             log.debug("old media released", media=released.media)
         return _pause(released)
-
-    async def _wait(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            pass
 
 
 def _pause(released: Released) -> float:

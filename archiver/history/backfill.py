@@ -17,6 +17,7 @@ from archiver.capture.policy import CapturePolicy
 from archiver.catalogue import backfill
 from archiver.catalogue.backfill import Job
 from archiver.db.pool import DATABASE_AWAY, Pool
+from archiver.db.turns import woken
 from archiver.errors import HomeserverUnavailable, Permanent, RateLimited, Retryable
 from archiver.history.pages import ClaimLost
 from archiver.history.reading import FAST, RoomReader, Speed
@@ -75,11 +76,7 @@ class Backfiller:
                 self._wake.set()  # there may be more
                 await self._hold(job)
                 continue
-            try:
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await woken(self._wake, POLL_SECONDS)
 
     async def _claim(self) -> Job | None:
         try:

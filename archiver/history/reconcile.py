@@ -22,6 +22,7 @@ from archiver.capture.policy import ROOM_EXCLUDED, CapturePolicy
 from archiver.catalogue import moments, rooms
 from archiver.catalogue.rooms import Claim
 from archiver.db.pool import DATABASE_AWAY, Pool
+from archiver.db.turns import woken
 from archiver.errors import ArchiverError, HomeserverUnavailable, RateLimited, RoomUnreadable
 from archiver.history.pages import ClaimLost
 from archiver.history.visit import LEASE, Pace, Visitor
@@ -91,8 +92,7 @@ class Reconciler:
                 await self._pause(error)
                 continue
             if not busy:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), POLL_SECONDS)
+                await woken(self._wake, POLL_SECONDS)
 
     async def compare(self, room_ids: Collection[str] | None) -> datetime:
         """Compares these rooms, or all, with whoever else does; returns when it began.

@@ -1,4 +1,4 @@
-"""Recomputes the chain of custody, and tells which seal or row is not what it was."""
+"""Recomputes the chain of custody, and tells which seal, row or read is not what it was."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from archiver.catalogue import seals
+from archiver.catalogue import captures, seals
 from archiver.catalogue.seals import Line, Seal
+from archiver.keep.anchoring import Expired, ReadsCheck
 from archiver.keep.sealing import BATCH, FIRST, digest, hash_of
 
 if TYPE_CHECKING:
@@ -29,8 +30,20 @@ class CustodyCheck:
         self._wanted = wanted
         self._before: Seal | None = None
         self._newest_at: datetime | None = None
+        self._reads = ReadsCheck()
         self.rows = self.seals = self.unsealed = self.bad = 0
+        self.waiting = 0  # captures and reads that are in no row yet
         self.wrong: list[str] = []
+
+    @property
+    def reads(self) -> int:
+        """How many reads are there of which custody tells."""
+        return self._reads.reads
+
+    @property
+    def expired(self) -> Expired | None:
+        """What custody tells of reads that were deleted; None where none were."""
+        return self._reads.expired
 
     @property
     def head(self) -> bytes:
@@ -52,6 +65,10 @@ class CustodyCheck:
             self.unsealed = await seals.count_unsealed(conn, self._before)
             for one in await seals.outside(conn, SHOWN):
                 self._say(f"row {one} is in no seal, and was added by hand")
+            unanchored, added = await self._reads.rest(conn, SHOWN)
+            self.waiting = unanchored + await captures.count(conn)
+            for wrong in added:
+                self._say(wrong)
         if self._wanted is not None:
             self._say("no seal has the head that was asked for: the chain was replaced")
 
@@ -87,6 +104,9 @@ class CustodyCheck:
                 self._say(f"row {one}, of seal {seal.id}, was changed")
         for line in lines:
             self._in_time(line)
+            if known[line.id] == told.get(line.id):
+                for wrong in await self._reads.look(conn, line):
+                    self._say(wrong)
         self.rows += len(lines)
 
     async def _ids(self, conn: Connection, seal: Seal, lines: list[Line]) -> list[int]:

@@ -10,17 +10,19 @@ import asyncio
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import asyncpg
 import structlog
 
 from archiver import metrics
-from archiver.catalogue import deletion, garbage, moves
-from archiver.db.pool import DATABASE_AWAY
+from archiver.catalogue import deletion, garbage, locks, moves
+from archiver.db.turns import outliving
 from archiver.errors import StoreUnavailable
 from archiver.model import Place, State
+from archiver.store.base import ObjectLocked
+from archiver.store.s3 import S3Store
 
 if TYPE_CHECKING:
-    from archiver.db.pool import Pool
+    from archiver.db.pool import Connection, Pool
+    from archiver.store.base import BlobStore
     from archiver.store.hybrid import HybridStore
 
 POLL_SECONDS = 10.0
@@ -41,14 +43,8 @@ class Deletion:
     async def run(self) -> None:
         """Works until cancelled."""
         while True:
-            try:
+            with outliving("deletion", StoreUnavailable):
                 await self.work()
-            except DATABASE_AWAY as error:
-                log.warning("deletion waits for the database", reason=str(error))
-            except StoreUnavailable as error:
-                log.warning("garbage waits for the object store", reason=str(error))
-            except asyncpg.PostgresError as error:
-                log.error("deletion failed, and is tried again", exc_info=error)
             await asyncio.sleep(POLL_SECONDS)
 
     async def work(self) -> None:
@@ -79,7 +75,12 @@ class Deletion:
             if sha256 is None:
                 return False
             if not await garbage.is_needed(conn, sha256):
-                await self._store.delete_object(sha256)
+                try:
+                    await self._unlock(conn, sha256, self._store.bucket)
+                    await self._store.delete_object(sha256)
+                except ObjectLocked as error:
+                    log.warning("bytes cannot be deleted", reason=str(error))
+                    await garbage.discard(conn, sha256)  # to be tried again in a day
             return True
 
     async def _collect_leftover(self) -> bool:
@@ -94,5 +95,19 @@ class Deletion:
                 return True
             blob = left.blob
             if not blob or blob.place is Place.INLINE or await self._store.has_object(blob):
-                await former.delete(left.sha256)
+                try:
+                    await self._unlock(conn, left.sha256, former)
+                    await former.delete(left.sha256)
+                except ObjectLocked as error:
+                    log.warning("bytes cannot be deleted", reason=str(error))
+                    await moves.leave(conn, [left.sha256], name)
             return True
+
+    async def _unlock(self, conn: Connection, sha256: bytes, store: BlobStore | None) -> None:
+        """Takes our own lock off bytes that are to go: nobody holds them, or they were moved."""
+        if (
+            isinstance(store, S3Store)
+            and await locks.is_ours(conn, sha256)
+            and await store.unlock(sha256)
+        ):
+            await locks.forget(conn, sha256)

@@ -5,7 +5,7 @@ A crash between leaves what the next run deletes, and garbage that is collected.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
@@ -41,7 +41,7 @@ class Erasure:
         self._who = who
         self._erased = Erased()
 
-    async def run(self) -> AsyncIterator[Erased]:
+    async def run(self) -> AsyncGenerator[Erased, None]:
         """All that the target names, but what is held or also named by others; tells after each
         step how far it is. Of an event, a user and a room the words go as well."""
         async for media in media_of(self._pool, self._target):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import (
-    AsyncGenerator,
     AsyncIterator,
     Awaitable,
     Callable,
@@ -17,11 +16,10 @@ from collections.abc import (
     Iterator,
     Sequence,
 )
-from contextlib import aclosing, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from archiver.catalogue import custody, moves
-from archiver.errors import BlobMissing
+from archiver.keep.copying import copied
 from archiver.keep.quarantine import Who
 from archiver.model import Blob, Place
 from archiver.store.base import MIB
@@ -30,7 +28,7 @@ from archiver.store.spool import in_thread
 if TYPE_CHECKING:
     from archiver.db.pool import Connection, Pool
     from archiver.store.hybrid import HybridStore
-    from archiver.store.spool import Spool, SpooledBody
+    from archiver.store.spool import Spool
 
 AT_ONCE = 8
 MOST_BYTES = 64 * MIB  # of several that are moved at once; one alone may be larger
@@ -122,18 +120,18 @@ class Mover:
         """False where the bytes are not what they were. What is there already is hashed too."""
         anew = blob.place is Place.OBJECT and await self._store.has_object(blob)
         if anew:
-            async with self._copy(blob, self._store.read(blob)) as body:
+            async with copied(self._spool, blob, self._store.read(blob)) as body:
                 if body is not None:
                     return True
         former = self._store.former if blob.place is Place.OBJECT else None
         source = former.read(blob.sha256) if former else self._store.read(blob)
-        async with self._copy(blob, source) as body:
+        async with copied(self._spool, blob, source) as body:
             if body is not None:
                 await self._store.put_object(body, anew=anew)
             return body is not None
 
     async def _into_database(self, blob: Blob) -> None:
-        async with self._copy(blob, self._store.read(blob)) as body:
+        async with copied(self._spool, blob, self._store.read(blob)) as body:
             if body is None:
                 await self._damaged([blob])
                 return
@@ -146,20 +144,6 @@ class Mover:
                 await moves.to_inline(conn, digests[0], given)
 
             await self._commit([blob], Place.OBJECT, say, "inline")
-
-    @asynccontextmanager
-    async def _copy(
-        self, blob: Blob, source: AsyncGenerator[bytes, None]
-    ) -> AsyncIterator[SpooledBody | None]:
-        """The bytes in the spool, or None where they are not what they were."""
-        async with self._spool.body(blob.size) as body:
-            right = False
-            with suppress(BlobMissing):
-                async with aclosing(source) as chunks:
-                    async for chunk in chunks:
-                        await body.write(chunk)
-                right = await body.finish() == blob.sha256
-            yield body if right else None
 
     async def _damaged(self, blobs: Sequence[Blob]) -> None:
         """What was deleted meanwhile, or moved by somebody else, is not damaged."""

@@ -17,6 +17,7 @@ import structlog
 from archiver import metrics
 from archiver.catalogue import redactions
 from archiver.db.pool import DATABASE_AWAY
+from archiver.db.turns import outliving, woken
 
 if TYPE_CHECKING:
     from archiver.catalogue.redactions import Due
@@ -44,16 +45,10 @@ class Redactor:
         """Works until cancelled."""
         while True:
             self._wake.clear()
-            try:
+            with outliving("working out redactions"):
                 while await self.work():
                     pass
-            except DATABASE_AWAY as error:
-                log.warning("redactions wait for the database", reason=str(error))
-            try:
-                async with asyncio.timeout(POLL_SECONDS):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+            await woken(self._wake, POLL_SECONDS)
 
     async def work(self) -> int:
         """Works out some of what is due, and returns how many. Raises what asyncpg does."""

@@ -1,4 +1,5 @@
-"""Mends damaged blobs: their bytes are fetched again, as long as somebody still has them.
+"""Mends damaged blobs: their bytes are got again, as long as somebody still has them: what a move
+left in another store first, then the homeserver.
 
 Only bytes that hash to the blob's name are taken; encrypted ones are bytes like any others. What
 was made of other blobs is not fetched but made again.
@@ -12,13 +13,12 @@ from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-import asyncpg
 import structlog
 
 from archiver import metrics
 from archiver.catalogue import custody, garbage, repairs
 from archiver.catalogue.repairs import Patient
-from archiver.db.pool import DATABASE_AWAY
+from archiver.db.turns import outliving, woken
 from archiver.errors import (
     ArchiverError,
     BodyMismatch,
@@ -26,7 +26,8 @@ from archiver.errors import (
     RateLimited,
     StoreUnavailable,
 )
-from archiver.keep.quarantine import Who
+from archiver.keep.copying import copied
+from archiver.keep.quarantine import OURSELVES
 from archiver.keep.verify import Verdict, verdict_of
 from archiver.model import Blob, Mxc, Place
 from archiver.store.base import Body
@@ -35,11 +36,12 @@ from archiver.store.spool import in_thread
 if TYPE_CHECKING:
     from archiver.db.pool import Pool
     from archiver.store.hybrid import HybridStore
+    from archiver.store.spool import Spool
 
 POLL_SECONDS = 30.0
+OUTAGES = (HomeserverUnavailable, RateLimited, StoreUnavailable)  # no media's own trouble
 LEASE = timedelta(hours=1)
 FIRST, LONGEST = timedelta(minutes=1), timedelta(hours=12)
-OURSELVES = Who("archiver", "worker")
 
 log = structlog.get_logger(__name__)
 
@@ -51,24 +53,25 @@ Fetch = Callable[[Mxc, int], AbstractAsyncContextManager[Body]]
 class Repairer:
     """Any number of them may share the worklist."""
 
-    def __init__(self, pool: Pool, store: HybridStore, fetch: Fetch) -> None:
+    def __init__(self, pool: Pool, store: HybridStore, spool: Spool, fetch: Fetch) -> None:
         self._pool = pool
         self._store = store
+        self._spool = spool
         self._fetch = fetch
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """There may be damage that nobody has tried to mend."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Works until cancelled."""
         while True:
-            try:
+            self._wake.clear()
+            with outliving("repair", *OUTAGES):
                 while await self.work():
                     pass
-            except (HomeserverUnavailable, RateLimited, StoreUnavailable) as error:
-                log.info("repairs wait", reason=str(error))
-            except DATABASE_AWAY as error:
-                log.warning("repairs wait for the database", reason=str(error))
-            except asyncpg.PostgresError as error:
-                log.error("a repair failed, and is tried again", exc_info=error)
-            await asyncio.sleep(POLL_SECONDS)
+            await woken(self._wake, POLL_SECONDS)
 
     async def work(self) -> bool:
         """Tries one damaged blob; False when none is due. Raises what is no blob's own trouble:
@@ -79,7 +82,7 @@ class Repairer:
             return False
         try:
             reason = await self._treat(patient.blob)
-        except (HomeserverUnavailable, RateLimited, StoreUnavailable):
+        except OUTAGES:
             async with self._pool.acquire() as conn:
                 await repairs.give_back(conn, patient)
             raise
@@ -90,8 +93,10 @@ class Repairer:
     async def _treat(self, blob: Blob) -> str | None:
         """None when there is nothing left to do, else why it is still damaged."""
         if await self._is_right(blob):
-            await self._mended(blob, None)
+            await self._mended(blob, "itself")
             return None
+        if source := await self._from_elsewhere(blob):
+            return await self._outcome(blob, source)
         async with self._pool.acquire() as conn:
             media = await repairs.media_of(conn, blob.sha256)
         if not media:
@@ -103,16 +108,34 @@ class Repairer:
                     if body.sha256 != blob.sha256:
                         raise BodyMismatch("the homeserver has other bytes by now")
                     await self._put(blob, body)
-            except (HomeserverUnavailable, RateLimited, StoreUnavailable):
+            except OUTAGES:
                 raise
             except ArchiverError as error:
                 reasons.append(f"{mxc}: {error}")
             else:
-                if not await self._is_right(blob):
-                    return "its bytes were stored anew, and are not right even so: see the disk"
-                await self._mended(blob, mxc)
-                return None
+                return await self._outcome(blob, str(mxc))
         return "; ".join(reasons)
+
+    async def _from_elsewhere(self, blob: Blob) -> str | None:
+        """The name of the store whose copy was taken, if one has a right one."""
+        for name, store in self._store.elsewhere(blob):
+            try:
+                async with copied(self._spool, blob, store.read(blob.sha256)) as body:
+                    if body is None:
+                        continue
+                    await self._put(blob, body)
+            except StoreUnavailable as error:
+                log.info("a store was not looked into for a repair", store=name, reason=str(error))
+            else:
+                return name
+        return None
+
+    async def _outcome(self, blob: Blob, source: str) -> str | None:
+        """As `_treat`, once its bytes were stored anew."""
+        if not await self._is_right(blob):
+            return "its bytes were stored anew, and are not right even so: see the disk"
+        await self._mended(blob, source)
+        return None
 
     async def _is_right(self, blob: Blob) -> bool:
         verdict = await verdict_of(self._store, blob)
@@ -130,15 +153,14 @@ class Repairer:
         async with self._pool.acquire() as conn:
             await repairs.put_inline(conn, blob.sha256, data)
 
-    async def _mended(self, blob: Blob, source: Mxc | None) -> None:
-        """`source`: None where it came right by itself, like a disk that is mounted again."""
+    async def _mended(self, blob: Blob, source: str) -> None:
+        """`source`: "itself" where it came right so, like a disk that is mounted again."""
         name = blob.sha256.hex()
         async with self._pool.acquire() as conn, conn.transaction():
             if await repairs.mend(conn, blob):
-                told = str(source) if source else "itself"
-                await custody.note(conn, *OURSELVES, "repaired", name, source=told)
+                await custody.note(conn, *OURSELVES, "repaired", name, source=source)
                 metrics.REPAIRED.inc()
-                log.info("a damaged blob was repaired", sha256=name, source=told)
+                log.info("a damaged blob was repaired", sha256=name, source=source)
             elif blob.place is Place.OBJECT and not await repairs.is_there(conn, blob.sha256):
                 await garbage.discard(conn, blob.sha256)
 

@@ -7,11 +7,11 @@ one, or a reader who came meanwhile, keeps it.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
 import asyncpg
@@ -22,10 +22,12 @@ from archiver.catalogue import custody, erasure, moments
 from archiver.catalogue import retention as catalogue
 from archiver.catalogue.moments import Moment
 from archiver.catalogue.retention import Scope, Stored
+from archiver.catalogue.room_use import Over, RoomUse, Use, counting
 from archiver.config.retention import Rule
-from archiver.db.pool import DATABASE_AWAY
-from archiver.keep.quarantine import Who
-from archiver.keep.rules import Quota, Verdict, judge, label, reason
+from archiver.db.turns import outliving
+from archiver.keep.gentle import gently
+from archiver.keep.quarantine import OURSELVES, Who
+from archiver.keep.rules import Cut, Quota, Verdict, hour_of, judge, label, reason
 from archiver.model import Mxc, State
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
 ATTEMPTS = 5  # of a commit: two who drop shared blobs at once may wait for each other
 POLL_SECONDS = 10.0
 NOBODY = Mxc("", "")
-BY_ITSELF = Who("archiver", "worker")
 
 log = structlog.get_logger(__name__)
 
@@ -65,11 +66,19 @@ class Retention:
         self._pool = pool
         self._rules = rules
         self._server_name = server_name
+        self._room_quotas = {
+            number: rule.quota_per_room
+            for number, rule in enumerate(rules, 1)
+            if rule.quota_per_room is not None
+        }
         self._scope = Scope(
-            [rule.room for rule in rules if rule.room],
+            None if self._room_quotas else [rule.room for rule in rules if rule.room],
             [rule.sender for rule in rules if rule.sender],
         )
         self._quotas: dict[int, Quota] = {}
+        self._cuts: dict[tuple[int, str], Cut] = {}
+        self._numbers = count()  # of media in several rooms
+        self.over: list[Over] = []  # the rooms over their quota, as far as `plan` has come
 
     async def plan(self) -> AsyncGenerator[list[Doomed], None]:
         """What would go now, page by page, many of which are empty. Destroys nothing."""
@@ -78,10 +87,14 @@ class Retention:
             for number, rule in enumerate(self._rules, 1)
             if rule.quota is not None
         }
-        if self._quotas:
-            async for page in self._pages():
-                await self._count(page)
-                yield []
+        if self._quotas or self._room_quotas:
+            async with counting(self._pool) if self._room_quotas else nullcontext() as use:
+                async for page in self._pages():
+                    await self._count(page, use)
+                    yield []
+                if use:
+                    self.over = await use.over(self._room_quotas)
+            self._cuts = {(one.rule, one.room_id): Cut(one.last, one.rest) for one in self.over}
             for quota in self._quotas.values():
                 quota.settle()
         async for page in self._pages():
@@ -106,11 +119,19 @@ class Retention:
             behind = page[-1].mxc
             yield page
 
-    async def _count(self, page: Sequence[Stored]) -> None:
+    async def _count(self, page: Sequence[Stored], use: RoomUse | None) -> None:
+        """All of a media counts in each of its rooms."""
         free = {found.media.mxc for found in await self._free(page)}
+        uses = []
         for media in page:
-            for number in self._judged(media).quotas:
-                self._quotas[number].count(media, may_go=media.mxc in free)
+            judged, may_go = self._judged(media), media.mxc in free
+            for rule in judged.quotas:
+                self._quotas[rule].count(media, may_go=may_go)
+            number = next(self._numbers) if len(judged.rooms) > 1 else None
+            hour = hour_of(media)
+            uses += [Use(*room, hour, media.size, may_go, number) for room in judged.rooms]
+        if use and uses:
+            await use.add(uses)
 
     async def _free(self, page: Sequence[Stored]) -> list[Doomed]:
         """What may go, quotas aside, and nobody holds."""
@@ -143,17 +164,12 @@ class Retention:
         return await self._commit(page, who)
 
     async def _commit(self, page: Sequence[Doomed], who: Who) -> Gone:
-        used = {one.media.mxc: one.media.used_at for one in page}
+        picked = {one.media.mxc: one.media for one in page}
         async with self._pool.acquire() as conn, conn.transaction():
-            locked = await erasure.lock_free(conn, list(used))
+            locked = await erasure.lock_free(conn, list(picked))
             stored = await catalogue.these(conn, self._scope, locked)
             free = await self._free_of(conn, stored)
-            # Who is read by now makes no room for others.
-            gone = [
-                one
-                for one in free
-                if not self._quotas_of(one.media) or one.media.used_at == used[one.media.mxc]
-            ]
+            gone = [one for one in free if self._is_as_picked(one.media, picked[one.media.mxc])]
             reasons = [reason(self._rules, one.rule) for one in gone]
             size = await erasure.delete_for_ever(conn, [one.media.mxc for one in gone], reasons)
             if gone:
@@ -167,8 +183,19 @@ class Retention:
     def _judged(self, media: Stored) -> Verdict:
         return judge(self._rules, self._server_name, media, datetime.now(UTC))
 
-    def _quotas_of(self, media: Stored) -> list[Quota]:
-        return [self._quotas[number] for number in self._judged(media).quotas]
+    def _is_as_picked(self, media: Stored, before: Stored) -> bool:
+        """Who is read by now makes no room for others, nor does who counts for another quota."""
+        now, then = self._judged(media), self._judged(before)
+        if not now.quotas and not now.rooms:
+            return True
+        agreed = now.quotas <= then.quotas and now.rooms <= then.rooms
+        return agreed and media.used_at == before.used_at
+
+    def _quotas_of(self, media: Stored) -> list[Cut]:
+        """All have to agree: where one is not over, nobody has to make room."""
+        judged = self._judged(media)
+        rooms = [self._cuts.get(room, Cut()) for room in judged.rooms]
+        return [*(self._quotas[number] for number in judged.quotas), *rooms]
 
 
 class Expiry:
@@ -182,12 +209,8 @@ class Expiry:
     async def run(self) -> None:
         """Works until cancelled."""
         while True:
-            try:
+            with outliving("retention"):
                 await self.work()
-            except DATABASE_AWAY as error:
-                log.warning("retention waits for the database", reason=str(error))
-            except asyncpg.PostgresError as error:
-                log.error("retention failed, and is tried again", exc_info=error)
             await asyncio.sleep(POLL_SECONDS)
 
     async def work(self) -> None:
@@ -196,11 +219,8 @@ class Expiry:
             if not await moments.begin(conn, Moment.RETENTION, self._every):
                 return
         media = size = 0
-        began = time.monotonic()
-        async for gone in self._retention.run(BY_ITSELF):
+        async for gone in gently(self._retention.run(OURSELVES)):
             media, size = media + len(gone.media), size + gone.size
-            await asyncio.sleep(min(time.monotonic() - began, 1.0))
-            began = time.monotonic()
         if media:
             log.info("rules of retention let go", media=media, bytes=size)
 

@@ -14,9 +14,9 @@ import asyncpg
 import structlog
 
 from archiver.catalogue import variants, verification
-from archiver.db.pool import DATABASE_AWAY
+from archiver.db.turns import outliving, woken
 from archiver.errors import StoreUnavailable
-from archiver.keep.repair import OURSELVES
+from archiver.keep.quarantine import OURSELVES
 from archiver.keep.verify import READERS, Verifier
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PAUSE_SECONDS = 60.0
 BUSY_SECONDS = 5.0
 MUCH_DUE = 100  # media that are to be fetched come first
+ANSWERS_WITHIN = 60.0  # seconds
 LEAST = 16 * 1024  # bytes that a blob counts as: a small one costs more than its bytes
 
 LOCK = 0x6D6D61_09  # one of all processes verifies
@@ -37,39 +38,43 @@ log = structlog.get_logger(__name__)
 
 
 class Rounds:
-    """Verifies what was not verified for `every`, at `rate` bytes a second."""
+    """Verifies what was not verified for `every`, at `rate` bytes a second.
 
-    def __init__(self, pool: Pool, store: HybridStore, rate: int, every: timedelta) -> None:
+    One of all processes does, whichever holds the lock; a round takes hours, so it is held by a
+    connection that is not the pool's. A round whose connection breaks ends, and the next one goes
+    on where it was.
+    """
+
+    def __init__(
+        self, dsn: str, pool: Pool, store: HybridStore, rate: int, every: timedelta
+    ) -> None:
+        self._dsn = dsn
         self._pool = pool
         self._verifier = Verifier(pool, store, OURSELVES, self._pace)
         self._rate = rate
         self._every = every
         self._free_at = 0.0
+        self._lost = asyncio.Event()
 
     async def run(self) -> None:
         """Works until cancelled."""
         while True:
-            try:
+            with outliving("verification", StoreUnavailable):
                 await self.once()
-            except DATABASE_AWAY as error:
-                log.warning("verification waits for the database", reason=str(error))
-            except StoreUnavailable as error:
-                log.warning("verification waits for a store", reason=str(error))
-            except asyncpg.PostgresError as error:
-                log.error("verification failed, and is tried again", exc_info=error)
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def once(self) -> None:
         """All that is due, unless another process is at it. Raises StoreUnavailable, and what
         asyncpg does."""
-        async with self._pool.acquire() as conn:
-            if not await conn.fetchval(TRY_LOCK, LOCK):
-                return
-            try:
+        conn = await asyncpg.connect(self._dsn, command_timeout=ANSWERS_WITHIN)
+        self._lost = lost = asyncio.Event()
+        conn.add_termination_listener(lambda _conn: lost.set())
+        try:
+            if await conn.fetchval(TRY_LOCK, LOCK):
                 await self._all(conn)
-            finally:
-                if not conn.is_closed():
-                    await conn.execute(UNLOCK, LOCK)
+                await conn.execute(UNLOCK, LOCK)
+        finally:
+            conn.terminate()  # and with it the lock, a moment later
 
     async def _all(self, conn: Connection) -> None:
         async with aclosing(verification.pages(self._pool, self._every)) as pages:
@@ -85,10 +90,15 @@ class Rounds:
         await self._pace(sum(max(0, LEAST - blob.size) for blob in blobs))
 
     async def _pace(self, size: int) -> None:
-        """Returns when so many bytes more are within the rate; who asks later waits longer."""
+        """Returns when so many bytes more are within the rate; who asks later waits longer.
+
+        Raises asyncpg.InterfaceError once the lock is lost, and another process may have it.
+        """
         now = time.monotonic()
         self._free_at = max(self._free_at, now) + size / self._rate
-        await asyncio.sleep(self._free_at - now)
+        await woken(self._lost, self._free_at - now)
+        if self._lost.is_set():
+            raise asyncpg.InterfaceError("the connection that holds the round's lock is closed")
 
 
 async def _until_idle(conn: Connection) -> None:

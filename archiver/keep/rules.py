@@ -17,10 +17,12 @@ HOUR = 3600
 
 class Verdict(NamedTuple):
     """`rule`: the number, from 1, of the rule that lets it go; None: it stays. `quotas`: the
-    rules with a quota that it counts for, and that have to agree."""
+    rules with a quota that it counts for, and that have to agree; `rooms`: such rules whose quota
+    is a room's, with the room."""
 
     rule: int | None
     quotas: frozenset[int]
+    rooms: frozenset[tuple[int, str]] = frozenset()
 
 
 def judge(rules: Sequence[Rule], server_name: str, media: Stored, now: datetime) -> Verdict:
@@ -32,11 +34,16 @@ def judge(rules: Sequence[Rule], server_name: str, media: Stored, now: datetime)
     ]
     numbers = {number for number, _ in decisive if number}
     quotas = frozenset(number for number in numbers if rules[number - 1].quota is not None)
+    rooms = frozenset(
+        (number, naming.room_id)
+        for number, naming in decisive
+        if number and naming.room_id and rules[number - 1].quota_per_room is not None
+    )
     goes = decisive and all(
         number and not naming.present and _is_over(rules[number - 1], media, naming, now)
         for number, naming in decisive
     )
-    return Verdict(decisive[-1][0] if goes else None, quotas)
+    return Verdict(decisive[-1][0] if goes else None, quotas, rooms)
 
 
 def reason(rules: Sequence[Rule], number: int) -> str:
@@ -49,24 +56,39 @@ def label(rules: Sequence[Rule], number: int) -> str:
     return f"rule {number} ({rules[number - 1].says})"
 
 
-class Quota:
-    """What a rule's media come to, and since when those were not used that have to go.
+class Cut:
+    """Since when those were not used that have to go: all up to the hour `last`, and of that as
+    many bytes as `rest`. Who was used in the same hour goes in any order."""
 
-    It remembers sums by the hour, not media: who was used in the same hour goes in any order.
-    """
+    def __init__(self, last: int = -1, rest: int = 0) -> None:
+        self._last = last
+        self._rest = rest
+
+    def wants(self, media: Stored) -> bool:
+        """True when the media is to make room, unless `give` said that there is enough by now."""
+        hour = hour_of(media)
+        return hour < self._last or (hour == self._last and self._rest > 0)
+
+    def give(self, media: Stored) -> None:
+        """The media goes."""
+        if hour_of(media) == self._last:
+            self._rest -= media.size
+
+
+class Quota(Cut):
+    """What a rule's media come to. It remembers sums by the hour, not media."""
 
     def __init__(self, limit: int) -> None:
+        super().__init__()
         self._limit = limit
         self._total = 0
         self._hours: dict[int, int] = defaultdict(int)
-        self._last = -1  # the hour of which some have to go
-        self._rest = 0  # and how many bytes of it
 
     def count(self, media: Stored, *, may_go: bool) -> None:
         """Adds one of the rule's media."""
         self._total += media.size
         if may_go:
-            self._hours[_hour(media)] += media.size
+            self._hours[hour_of(media)] += media.size
 
     def settle(self) -> None:
         """All have been counted."""
@@ -77,15 +99,10 @@ class Quota:
             self._last, self._rest = hour, over
             over -= self._hours[hour]
 
-    def wants(self, media: Stored) -> bool:
-        """True when the media is to make room, unless `give` said that there is enough by now."""
-        hour = _hour(media)
-        return hour < self._last or (hour == self._last and self._rest > 0)
 
-    def give(self, media: Stored) -> None:
-        """The media goes."""
-        if _hour(media) == self._last:
-            self._rest -= media.size
+def hour_of(media: Stored) -> int:
+    """When it was used last, in hours."""
+    return int(media.used_at.timestamp()) // HOUR
 
 
 def _first(rules: Sequence[Rule], server_name: str, media: Stored, naming: Naming) -> int | None:
@@ -113,10 +130,8 @@ def _is_over(rule: Rule, media: Stored, naming: Naming, now: datetime) -> bool:
     """A quota is asked later, of all its media together."""
     if rule.quota is not None:
         return True
+    if rule.quota_per_room is not None:
+        return naming.room_id is not None
     if rule.keep_unread is not None:
         return now - media.used_at >= rule.keep_unread
     return rule.keep is not None and now - naming.sent_at >= rule.keep
-
-
-def _hour(media: Stored) -> int:
-    return int(media.used_at.timestamp()) // HOUR

@@ -6,32 +6,29 @@ id, place and target. The bytes of a seal are such an object of count, ids, last
 previous (hexadecimal), rows (the SHA-256 of the digests of its rows, one after another), seal (its
 id) and sealed_at. Its hash is the SHA-256 of that; `previous` of the first is all zeros.
 
-What persons read and what was captured has tables of its own, which other work writes in batches
-and rules empty: it is not sealed.
+What was captured and what persons read comes into custody here, many in a line: who captures and
+who serves only note it, in tables of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import structlog
-
-from archiver.catalogue import seals
+from archiver.catalogue import captures, seals
 from archiver.catalogue.seals import Line, Seal
-from archiver.db.pool import DATABASE_AWAY
+from archiver.db.turns import outliving
+from archiver.keep.anchoring import anchor
+from archiver.keep.canonical import canonical, utc
 
 if TYPE_CHECKING:
     from archiver.db.pool import Pool
 
 EVERY_SECONDS = 60.0
 BATCH = 1_000
+GATHERED = 500  # captures or reads, in a line
 FIRST = bytes(32)  # what the first seal has for the hash before
-
-log = structlog.get_logger(__name__)
 
 
 class Sealer:
@@ -42,14 +39,22 @@ class Sealer:
         self._batch = batch
 
     async def run(self) -> None:
-        """Seals what is new every minute, until cancelled."""
+        """Gathers and seals what is new every minute, until cancelled."""
         while True:
-            try:
+            with outliving("sealing custody"):
+                while await self.gather():
+                    pass
                 while await self.seal() == self._batch:
                     pass
-            except DATABASE_AWAY as error:
-                log.warning("custody is sealed later", reason=str(error))
             await asyncio.sleep(EVERY_SECONDS)
+
+    async def gather(self) -> bool:
+        """Brings a batch of captures and one of reads into custody. True: there may be more."""
+        async with self._pool.acquire() as conn, conn.transaction():
+            if not await seals.lock(conn):
+                return False
+            captured = await captures.gather(conn, GATHERED)
+            return GATHERED in (captured, await anchor(conn, GATHERED))
 
     async def seal(self) -> int:
         """Seals a batch, and returns how many rows it has; none while another process is at it."""
@@ -72,7 +77,7 @@ class Sealer:
 
 def digest(line: Line) -> bytes:
     """The SHA-256 of a row."""
-    return hashlib.sha256(_json({**line._asdict(), "at": _time(line.at)})).digest()
+    return hashlib.sha256(canonical({**line._asdict(), "at": utc(line.at)})).digest()
 
 
 def hash_of(seal: Seal) -> bytes:
@@ -84,15 +89,7 @@ def hash_of(seal: Seal) -> bytes:
         "rows": hashlib.sha256(seal.digests).hexdigest(),
         "last_id": seal.last_id,
         "missing": seal.missing,
-        "sealed_at": _time(seal.sealed_at),
+        "sealed_at": utc(seal.sealed_at),
         "previous": seal.previous.hex(),
     }
-    return hashlib.sha256(_json(told)).digest()
-
-
-def _json(told: dict[str, Any]) -> bytes:
-    return json.dumps(told, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
-
-
-def _time(at: datetime) -> str:
-    return at.astimezone(UTC).isoformat(timespec="microseconds")
+    return hashlib.sha256(canonical(told)).digest()

@@ -5,7 +5,7 @@ Nothing is said of what came within the last day: whoever brought it may be abou
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -55,7 +55,7 @@ class Sweep:
         self._delete = delete
         self._swept = Swept()
 
-    async def run(self) -> AsyncIterator[Swept]:
+    async def run(self) -> AsyncGenerator[Swept, None]:
         """Tells after each page how far it is. Raises StoreUnavailable and OperationError."""
         for place in Place:
             both = abreast(sweeping.rows(self._pool), self._store.pages(place))
@@ -66,6 +66,13 @@ class Sweep:
                     yield self._swept
         if former := self._store.former:
             both = abreast(sweeping.rows(self._pool), former.pages())
+            async with aclosing(both):
+                async for rows, stored in both:
+                    await self._find_strays(Place.OBJECT, rows, stored)
+                    yield self._swept
+        bucket = self._store.bucket
+        if bucket is not None and (await bucket.look()).versioned:
+            both = abreast(sweeping.rows(self._pool), bucket.hidden())
             async with aclosing(both):
                 async for rows, stored in both:
                     await self._find_strays(Place.OBJECT, rows, stored)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
-from archiver.catalogue import media
+from archiver.catalogue import counting, media
 from archiver.catalogue.knowledge import words
-from archiver.catalogue.stats import statistics
+from archiver.catalogue.stats import FIGURES, told
 from archiver.db.pool import Pool
+from archiver.errors import TryLater
 from archiver.model import Scope
 from archiver.serve.answers import redaction, reply
 from archiver.serve.asking import asked_for, redacted, unknown
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
     from archiver.db.pool import Row
 
 REFERENCES = 100
-STATS_SECONDS = 60.0
+COUNTING_SECONDS = 30.0  # then it may be done
 
 _REDACTION = ("redacted_by", "redacted_at", "redactor", "redaction_reason")
 _BLOB = (
     "sha256", "size", "mimetype", "width", "height", "duration_ms", "place", "processing",
     "processing_reason",
 )  # fmt: skip
+
+_SCAN = ("scan", "scanned_at", "scan_reason")
 
 
 class Api:
@@ -54,16 +57,30 @@ class Api:
         return reply(
             {
                 "mxc": str(mxc),
-                **{key: value for key, value in row.items() if key not in _BLOB},
-                "blob": {key: row[key] for key in _BLOB} if row["sha256"] else None,
+                **{key: value for key, value in row.items() if key not in (*_BLOB, *_SCAN)},
+                "blob": _blob(row) if row["sha256"] else None,
                 "references": [_reference(reference) for reference in references],
             }
         )
 
     async def stats(self, _request: web.Request) -> web.Response:
-        """The archive in figures, for which whole tables are read."""
-        async with connection(self._pool, STATS_SECONDS) as conn:
-            return reply(await statistics(conn))
+        """The archive in figures, as they were counted last, and what is so now. Raises TryLater
+        instead of counting a large one."""
+        async with connection(self._pool) as conn:
+            figures = await counting.at_hand(conn, FIGURES)
+            if figures is None:
+                raise TryLater(
+                    "the archive is being counted for the first time, which takes a while where"
+                    " it is large: ask again in some minutes",
+                    COUNTING_SECONDS,
+                )
+            return reply(await told(conn, figures))
+
+
+def _blob(row: Row) -> dict[str, Any]:
+    outcome, at, reason = (row[key] for key in _SCAN)
+    scan = {"outcome": outcome, "at": at, "reason": reason} if outcome else None
+    return {**{key: row[key] for key in _BLOB}, "scan": scan}
 
 
 def _reference(row: Row) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from archiver import metrics
-from archiver.catalogue import queue
+from archiver.catalogue import present, queue
 from archiver.db.pool import Pool
 from archiver.errors import StoreUnavailable
 from archiver.model import State
@@ -33,6 +33,7 @@ class Health:
         self._checks = {"database": self._ask_database, "object store": store.check_objects}
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._away: dict[str, str] = {}
+        self._damage: present.Damage | None = None
         self._until = 0.0
         self._asking = asyncio.Lock()
         metrics.SERVING.set(1)
@@ -42,14 +43,16 @@ class Health:
         return reply({"status": "alive"})
 
     async def ready(self, _request: web.Request) -> web.Response:
-        """200, or 503 with what does not answer and what to do about it."""
+        """200, with what is damaged, or 503 with what does not answer and what to do about it."""
         async with self._asking:
             if time.monotonic() >= self._until:
                 answers = dict(await asyncio.gather(*map(self._ask, self._checks)))
                 self._away = {name: said for name, said in answers.items() if said}
+                self._damage = None if self._away else await self._known_damage()
                 self._until = time.monotonic() + REMEMBER_SECONDS
         if not self._away:
-            return reply({"status": "ready"})
+            damaged = self._damage and self._damage._asdict()
+            return reply({"status": "ready", "damaged": damaged})
         error = "; ".join(self._away.values())
         return reply({"errcode": "M_UNKNOWN", "error": error, "away": self._away}, 503)
 
@@ -65,11 +68,14 @@ class Health:
     async def _count(self) -> None:
         async with connection(self._pool) as conn:
             rows = {row["state"]: row for row in await queue.counts(conn)}
+            damage = await present.damage(conn)
         for state in State:
             if state is not State.READY:
                 metrics.MEDIA.labels(state).set(rows[state]["media"] if state in rows else 0)
         overdue = rows[State.PENDING]["overdue"] if State.PENDING in rows else 0
         metrics.OLDEST_DUE.set(max(0, overdue))
+        metrics.DAMAGED_BLOBS.set(damage.blobs)
+        metrics.UNREPAIRED_BLOBS.set(damage.unrepaired)
 
     async def _ask(self, name: str) -> tuple[str, str]:
         """What is wrong, or nothing. A check that hangs is left to it, and not begun again."""
@@ -83,6 +89,15 @@ class Health:
         except StoreUnavailable as error:
             return name, str(error)
         return name, ""
+
+    async def _known_damage(self) -> present.Damage | None:
+        """It makes nobody unready: all that is not damaged is answered as ever."""
+        try:
+            async with connection(self._pool, ANSWER_SECONDS) as conn:
+                return await present.damage(conn)
+        except DatabaseUnavailable as error:
+            log.warning("it is not known what is damaged", reason=str(error))
+            return None
 
     async def _ask_database(self) -> None:
         async with connection(self._pool) as conn:

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator
 from datetime import datetime
 from typing import NamedTuple, Protocol
 
+from archiver.errors import StoreUnavailable
+
 KIB = 1024
 MIB = 1024 * KIB
 CHUNK = 256 * KIB  # what a read holds at a time
@@ -32,6 +34,10 @@ class Stored(NamedTuple):
     sha256: bytes
     size: int
     modified_at: datetime | None = None
+
+
+class ObjectLocked(StoreUnavailable):
+    """The store is there, but must not let go of these very bytes; the message says why."""
 
 
 class Leftovers(NamedTuple):
@@ -98,7 +104,10 @@ class BlobStore(Protocol):
         """Length in bytes; None when the blob is not here."""
 
     async def delete(self, sha256: bytes) -> None:
-        """After return the blob is gone. Deleting what is not there is fine."""
+        """After return the blob is gone. Deleting what is not there is fine.
+
+        Raises ObjectLocked, besides, where a lock keeps it.
+        """
 
     def pages(self) -> AsyncGenerator[list[Stored], None]:
         """Every blob here in the order of its SHA-256, a page at a time, in bounded memory.

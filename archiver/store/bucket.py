@@ -29,27 +29,6 @@ CONNECTIONS = 16
 STALE = timedelta(days=1)
 UNNAMED_REGION = "us-east-1"  # S3 refuses to have its first region named when a bucket is made
 
-_CHECK_KEYS = (
-    "check storage.s3.access_key_id and storage.s3.secret_access_key, and that they may read,"
-    " write and list there"
-)
-_CHECK_BUCKET = "create the bucket, or correct storage.s3.bucket"
-_CHECK_REGION = "check storage.s3.region and storage.s3.endpoint_url"
-# What the operator can do, by S3's error code or, after a HEAD, the HTTP status.
-ADVICE = {
-    "InvalidAccessKeyId": _CHECK_KEYS,
-    "SignatureDoesNotMatch": _CHECK_KEYS,
-    "AccessDenied": _CHECK_KEYS,
-    "403": _CHECK_KEYS,
-    "RequestTimeTooSkewed": "set this machine's clock",
-    "NoSuchBucket": _CHECK_BUCKET,
-    "404": _CHECK_BUCKET,
-    "PermanentRedirect": _CHECK_REGION,
-    "AuthorizationHeaderMalformed": _CHECK_REGION,
-    "301": _CHECK_REGION,
-    "307": _CHECK_REGION,
-}
-
 
 @dataclass(frozen=True)
 class Bucket:
@@ -110,25 +89,29 @@ class Bucket:
     def size(self, sha256: bytes) -> int | None:
         """Length of the object. None when it, or the whole bucket, is missing."""
         try:
-            head = self.client.head_object(Bucket=self.name, Key=self._key(sha256))
+            head = self.client.head_object(Bucket=self.name, Key=self.key(sha256))
         except ClientError as error:
             if code_of(error) == "404":
                 return None
             raise
         return head["ContentLength"]
 
-    def put(self, body: Body) -> None:
-        """Store a body in one request. One on disk is read on the way, not into memory."""
-        self.client.put_object(
+    def put(self, body: Body) -> str | None:
+        """Store a body in one request. One on disk is read on the way, not into memory.
+
+        Returns the id of its version, in a bucket that has such.
+        """
+        done = self.client.put_object(
             Bucket=self.name,
-            Key=self._key(body.sha256),
+            Key=self.key(body.sha256),
             Body=cast("IO[bytes]", BodyReader(body)) if body.data is None else body.data,
             ContentMD5=_md5_of(body) if body.data is None else _md5(body.data),
         )
+        return done.get("VersionId")
 
     def begin(self, sha256: bytes) -> str:
         """Start an upload in parts, and return its id."""
-        key = self._key(sha256)
+        key = self.key(sha256)
         return self.client.create_multipart_upload(Bucket=self.name, Key=key)["UploadId"]
 
     def put_part(
@@ -138,7 +121,7 @@ class Bucket:
         data = body.read_at((number - 1) * part_size, part_size)
         done = self.client.upload_part(
             Bucket=self.name,
-            Key=self._key(body.sha256),
+            Key=self.key(body.sha256),
             UploadId=upload_id,
             PartNumber=number,
             Body=data,
@@ -146,18 +129,21 @@ class Bucket:
         )
         return {"PartNumber": number, "ETag": done["ETag"]}
 
-    def complete(self, sha256: bytes, upload_id: str, parts: list[CompletedPartTypeDef]) -> None:
-        """Join the parts: only now is there an object."""
-        self.client.complete_multipart_upload(
+    def complete(
+        self, sha256: bytes, upload_id: str, parts: list[CompletedPartTypeDef]
+    ) -> str | None:
+        """Join the parts: only now is there an object. Returns the id of its version, as `put`."""
+        done = self.client.complete_multipart_upload(
             Bucket=self.name,
-            Key=self._key(sha256),
+            Key=self.key(sha256),
             UploadId=upload_id,
             MultipartUpload={"Parts": parts},
         )
+        return done.get("VersionId")
 
     def abort(self, sha256: bytes, upload_id: str) -> None:
         """Drop the parts of an upload."""
-        key = self._key(sha256)
+        key = self.key(sha256)
         self.client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload_id)
 
     def stale(self, *, abort: bool) -> int:
@@ -167,7 +153,7 @@ class Bucket:
         pages = self.client.get_paginator("list_multipart_uploads")
         for page in pages.paginate(Bucket=self.name, Prefix=self.prefix):
             for upload in page.get("Uploads", ()):
-                digest = self._digest(upload["Key"])
+                digest = self.digest(upload["Key"])
                 if digest and upload["Initiated"] < oldest:
                     count += 1
                     with contextlib.suppress(self.client.exceptions.NoSuchUpload):
@@ -175,9 +161,17 @@ class Bucket:
                             self.abort(digest, upload["UploadId"])
         return count
 
-    def delete(self, sha256: bytes) -> None:
-        """Remove the object, if it is there."""
-        self.client.delete_object(Bucket=self.name, Key=self._key(sha256))
+    def delete(self, sha256: bytes, version: str | None = None) -> bool:
+        """Remove the object, if it is there, or one version of it.
+
+        True where its bytes are still there, hidden: the bucket has versions.
+        """
+        key = self.key(sha256)
+        if version is not None:
+            self.client.delete_object(Bucket=self.name, Key=key, VersionId=version)
+            return False
+        done = self.client.delete_object(Bucket=self.name, Key=key)
+        return bool(done.get("DeleteMarker") or done.get("VersionId"))
 
     def pages(self) -> Iterator[list[Stored]]:
         """All objects of ours, a page of S3's list at a time, in the order of their keys."""
@@ -186,7 +180,7 @@ class Bucket:
             yield [
                 Stored(digest, item["Size"], item["LastModified"])
                 for item in page.get("Contents", ())
-                if (digest := self._digest(item["Key"]))
+                if (digest := self.digest(item["Key"]))
             ]
 
     @property
@@ -205,7 +199,7 @@ class Bucket:
         `overrides` are `response-*` parameters of GetObject by boto3's names:
         https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
         """
-        params = {"Bucket": self.name, "Key": self._key(sha256), **(overrides or {})}
+        params = {"Bucket": self.name, "Key": self.key(sha256), **(overrides or {})}
         return self.client.generate_presigned_url("get_object", Params=params, ExpiresIn=seconds)
 
     def close(self) -> None:
@@ -222,10 +216,12 @@ class Bucket:
                 Bucket=self.name, CreateBucketConfiguration={"LocationConstraint": region}
             )
 
-    def _key(self, sha256: bytes) -> str:
+    def key(self, sha256: bytes) -> str:
+        """The object's name."""
         return self.prefix + key_of(sha256)
 
-    def _digest(self, key: str) -> bytes | None:
+    def digest(self, key: str) -> bytes | None:
+        """The SHA-256 behind an object's name; None for what is none of ours."""
         return digest_of(key.removeprefix(self.prefix))
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from archiver.errors import BlobMissing, StoreUnavailable
-from archiver.store.base import CHUNK, MIB, Body, Leftovers, Stored, digest_of, key_of
-from archiver.store.spool import in_thread, write_all
+from archiver.store.base import CHUNK, Body, Leftovers, Stored, digest_of, key_of
+from archiver.store.files import sync_folder, write_file
+from archiver.store.spool import in_thread
 
-FILE_MODE = 0o640
 FOLDER_MODE = 0o750
 STALE_SECONDS = 24 * 3600
 
@@ -143,16 +143,16 @@ class FilesystemStore:
 
     def _make_last(self, target: Path) -> None:
         # Also for a file that was there: who put it may not have come to this line yet.
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
         if target.parent not in self._lasting:
-            _sync_folder(target.parent.parent)
-            _sync_folder(self._path)
+            sync_folder(target.parent.parent)
+            sync_folder(self._path)
             self._lasting.add(target.parent)
 
     def _place(self, body: Body, target: Path) -> None:
         temporary = self._temporary / secrets.token_hex(16)
         try:
-            _write_file(body, temporary)
+            write_file(body, temporary)
             if not target.parent.is_dir():
                 self._lasting.discard(target.parent)
                 target.parent.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
@@ -184,7 +184,7 @@ class FilesystemStore:
         except FileNotFoundError:
             self._require_folder()
         else:
-            _sync_folder(target.parent)
+            sync_folder(target.parent)
 
     def _try_to_write(self) -> None:
         probe = self._temporary / secrets.token_hex(16)
@@ -214,42 +214,3 @@ def _stored(folder: Path) -> list[Stored]:
                     at = datetime.fromtimestamp(told.st_mtime, UTC)
                     found.append(Stored(digest, told.st_size, at))
     return sorted(found)
-
-
-def _write_file(body: Body, path: Path) -> None:
-    """`path` becomes a file with the body's bytes that a power cut cannot take back."""
-    if not _link(body, path):
-        _copy(body, path)
-    with path.open("rb+", buffering=0) as file:
-        os.fchmod(file.fileno(), FILE_MODE)
-        os.fsync(file.fileno())
-
-
-def _link(body: Body, path: Path) -> bool:
-    """Give the spool's unnamed file a name; False where that cannot be done.
-
-    It cannot for a body in memory or on another file system, nor without O_TMPFILE.
-    """
-    try:
-        fd = body.fileno()
-        # The descriptor means nothing beside an absolute path, but without it Python calls
-        # link(2), which links the symbolic link in /proc instead of the file.
-        os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)
-    except OSError:
-        return False
-    return True
-
-
-def _copy(body: Body, path: Path) -> None:
-    with path.open("xb", buffering=0) as file:
-        for offset in range(0, body.size, MIB):
-            write_all(file.fileno(), body.read_at(offset, MIB))
-
-
-def _sync_folder(path: Path) -> None:
-    """Makes the names in a folder durable, as fsync(2) of a file does not."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -50,6 +50,12 @@ class HybridStore:
         """The name of the store that they were kept in before."""
         return None if self.former is None else _name(self.former)
 
+    @property
+    def bucket(self) -> S3Store | None:
+        """Where objects are kept, or were before, in a bucket: it may know locks."""
+        either = self._objects if isinstance(self._objects, S3Store) else self.former
+        return either if isinstance(either, S3Store) else None
+
     async def open(self) -> None:
         """See `BlobStore.open`, for both."""
         await self._inline.open()
@@ -132,6 +138,12 @@ class HybridStore:
             return await self.former.size(blob.sha256)
         return size
 
+    def elsewhere(self, blob: Blob) -> list[tuple[str, BlobStore]]:
+        """Where else its bytes may be, by name: a move leaves them where they were for a day."""
+        inline = blob.place is Place.INLINE
+        stores = [(self.objects_name, self._objects) if inline else ("inline", self._inline)]
+        return [*stores, (_name(self.former), self.former)] if self.former else stores
+
     def pages(self, place: Place) -> AsyncGenerator[list[Stored], None]:
         """See `BlobStore.pages`. What is in the former store alone is not among the objects."""
         return self._store(place).pages()
@@ -176,9 +188,7 @@ class HybridStore:
         Raises StoreUnavailable.
         """
         with self._noticed():
-            if anew:
-                await self._objects.delete(body.sha256)
-            await self._objects.put(body)
+            await (self._objects.replace(body) if anew else self._objects.put(body))
 
     async def has_object(self, blob: Blob) -> bool:
         """Whether all of it is among the objects, not only where they were before."""

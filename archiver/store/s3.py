@@ -13,24 +13,23 @@ import re
 from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import aiohttp
-from botocore.exceptions import BotoCoreError, ClientError
 
-from archiver.errors import ArchiverError, BlobMissing, StoreUnavailable
+from archiver.errors import StoreUnavailable
+from archiver.store import locks, versions
 from archiver.store.base import MIB, Body, Leftovers, Stored
-from archiver.store.bucket import ADVICE, Bucket, code_of
+from archiver.store.bucket import Bucket
 from archiver.store.crowd import Crowd
+from archiver.store.multipart import Multipart
+from archiver.store.refusals import Refusals
 from archiver.store.spool import in_thread
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+from archiver.store.versions import Kind
 
 CALL_THREADS = 8
-MOST_PARTS = 9000  # S3 allows 10,000
 URL_SECONDS = 3600
-_CODE = re.compile(rb"<Code>(\w+)</Code>")
+NOBODYS = bytes(32)  # the name of an object that nobody ever puts
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-")
 
 T = TypeVar("T")
@@ -41,7 +40,7 @@ class S3Store:
 
     A body over `single_size` bytes goes up in parts. All such uploads together hold at most
     `part_size` times `concurrency` bytes in memory; `part_size` grows for objects that would have
-    too many parts.
+    too many parts. `address` tells one bucket from another.
     """
 
     def __init__(
@@ -60,39 +59,54 @@ class S3Store:
     ) -> None:
         keys = access_key_id, secret_access_key
         self._bucket = Bucket(endpoint_url, region, bucket, prefix, *keys, addressing_style)
+        self._refusals = Refusals(f"S3 bucket {bucket} at {endpoint_url or 'Amazon'}")
+        self.address = f"{endpoint_url or 'https://s3.amazonaws.com'}/{bucket}/{prefix}"
+        self._kind: Kind | None = None
         self._crowd = Crowd()
         self._single_size = single_size
-        self._part_size = part_size
-        self._concurrency = concurrency
         self._uploads = ThreadPoolExecutor(concurrency, "s3-upload")
         # Apart from the uploads, or a reader would wait for them.
         self._calls = ThreadPoolExecutor(CALL_THREADS, "s3-call")
+        runs = self._call, self._upload
+        self._multipart = Multipart(self._bucket, part_size, concurrency, *runs)
 
     async def open(self) -> None:
         """Make the bucket when it is missing, and drop what a crash left of an upload."""
         await self.ensure_bucket()
+        await self.look()
         # Not every server, nor every key, can list uploads; nothing depends on it.
         with contextlib.suppress(StoreUnavailable):
-            await self.leftovers(remove=True)
+            await self._call(partial(self._bucket.stale, abort=True))
 
     async def ensure_bucket(self) -> None:
         """After return the bucket is there."""
         await self._call(self._bucket.ensure)
 
+    async def look(self) -> Kind:
+        """What the bucket is at this moment: its owner may change that at any time."""
+        self._kind = await self._call(versions.kind_of, self._bucket)
+        return self._kind
+
     async def put(self, body: Body) -> None:
-        """See `BlobStore.put`. The server gets an MD5 of all that is sent, to check it."""
+        """See `BlobStore.put`. The server gets an MD5 of all that is sent, to check it.
+
+        In a bucket with versions nothing is put twice: what is there may be locked.
+        """
         large = body.data is None and body.size > self._single_size
-        if not large or await self._call(self._bucket.size, body.sha256) != body.size:
+        look = large or (await self._known()).versioned
+        if not look or await self._call(self._bucket.size, body.sha256) != body.size:
             await self.replace(body)
 
     async def replace(self, body: Body) -> None:
-        """See `BlobStore.replace`."""
+        """See `BlobStore.replace`. A legal hold goes over to the new bytes."""
         if body.data is not None:
-            await self._call(self._bucket.put, body)
+            version = await self._call(self._bucket.put, body)
         elif body.size <= self._single_size:
-            await self._upload(self._bucket.put, body)
+            version = await self._upload(self._bucket.put, body)
         else:
-            await self._put_parts(body)
+            version = await self._multipart.put(body)
+        if (await self._known()).versioned or version:
+            await self._call(versions.supersede, self._bucket, body.sha256, version)
 
     async def read(
         self, sha256: bytes, start: int = 0, stop: int | None = None
@@ -106,7 +120,7 @@ class S3Store:
                 if response.status == 416:  # the range begins after the end
                     return
                 if response.status not in (200, 206):
-                    raise await self._refusal(response, sha256)
+                    raise await self._refusals.of(response, sha256)
                 at = _first_byte(response)
                 async for chunk, _ in response.content.iter_chunks():  # as they came, uncopied
                     end = None if stop is None else max(0, stop - at)
@@ -116,7 +130,7 @@ class S3Store:
                     if stop is not None and at >= stop:
                         return
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._no_answer(error) from error
+            raise self._refusals.no_answer(error) from error
 
     async def presigned_url(
         self, sha256: bytes, seconds: int = URL_SECONDS, **overrides: str
@@ -124,7 +138,7 @@ class S3Store:
         """See `Bucket.presigned_url`."""
         sign = partial(self._bucket.presigned_url, sha256, seconds, overrides)
         if self._bucket.signs_at_once:  # in a sixth of a millisecond
-            with self._explained():
+            with self._refusals.explained():
                 return sign()
         return await self._call(sign)
 
@@ -136,19 +150,53 @@ class S3Store:
         return size
 
     async def delete(self, sha256: bytes) -> None:
-        """See `BlobStore.delete`."""
-        await self._call(self._bucket.delete, sha256)
+        """See `BlobStore.delete`. Of an object that has versions all of them go."""
+        kept = (await self._known()).versioned
+        if kept or await self._call(self._bucket.delete, sha256):
+            await self._call(versions.delete, self._bucket, sha256)
+
+    async def lock(self, sha256: bytes) -> bool:
+        """Puts a legal hold on an object; False where it is not here. For buckets with Object
+        Lock, as `look` tells. Raises StoreUnavailable."""
+        return await self._call(locks.hold, self._bucket, sha256)
+
+    async def unlock(self, sha256: bytes) -> bool:
+        """Takes it off again, if there is one; False where the bucket has no Object Lock."""
+        if not (await self._known()).locks:
+            return False
+        await self._call(versions.release, self._bucket, sha256)
+        return True
+
+    async def may_lock(self) -> bool:
+        """Whether our keys may do that. For buckets with Object Lock."""
+        return await self._call(locks.may_hold, self._bucket, NOBODYS)
 
     async def pages(self) -> AsyncGenerator[list[Stored], None]:
         """See `BlobStore.pages`."""
-        pages = self._bucket.pages()
+        async for page in self._paged(self._bucket.pages()):
+            yield page
+
+    async def hidden(self) -> AsyncGenerator[list[Stored], None]:
+        """Like `pages`, those that a marker hides, though their bytes are in the bucket. For
+        buckets that have versions, as `look` tells."""
+        async for page in self._paged(versions.hidden(self._bucket)):
+            yield page
+
+    async def _paged(self, pages: Iterator[list[Stored]]) -> AsyncGenerator[list[Stored], None]:
         while (page := await self._call(next, pages, None)) is not None:
             if page:
                 yield page
 
     async def leftovers(self, *, remove: bool) -> Leftovers:
-        """See `BlobStore.leftovers`. A server tells no size of an upload that never ended."""
-        return Leftovers(await self._call(partial(self._bucket.stale, abort=remove)))
+        """See `BlobStore.leftovers`. A server tells no size of an upload that never ended.
+
+        What an object has besides its latest version is left over as well.
+        """
+        uploads = await self._call(partial(self._bucket.stale, abort=remove))
+        if not (await self._known()).versioned:
+            return Leftovers(uploads)
+        number, size = await self._call(partial(versions.tidy, self._bucket, remove=remove))
+        return Leftovers(uploads + number, size)
 
     async def check(self) -> None:
         """See `BlobStore.check`."""
@@ -161,78 +209,17 @@ class S3Store:
         self._bucket.close()
         await self._crowd.close()
 
-    async def _put_parts(self, body: Body) -> None:
-        upload_id = await self._call(self._bucket.begin, body.sha256)
-        try:
-            parts = await self._upload_parts(body, upload_id)
-            await self._call(self._bucket.complete, body.sha256, upload_id, parts)
-        except BaseException:
-            with contextlib.suppress(StoreUnavailable):  # then `open` drops it another day
-                await self._call(self._bucket.abort, body.sha256, upload_id)
-            raise
-        if (stored := await self._call(self._bucket.size, body.sha256)) != body.size:
-            await self.delete(body.sha256)
-            raise StoreUnavailable(
-                f"{self._where()} joined {body.size} bytes to {stored}: see its own log"
-            )
-
-    async def _upload_parts(self, body: Body, upload_id: str) -> list[CompletedPartTypeDef]:
-        part_size = max(self._part_size, -(-body.size // MOST_PARTS))
-        numbers = iter(range(1, -(-body.size // part_size) + 1))
-        parts: list[CompletedPartTypeDef] = []
-
-        async def upload() -> None:
-            for number in numbers:
-                put_part = self._bucket.put_part
-                parts.append(await self._upload(put_part, body, upload_id, number, part_size))
-
-        tasks = [asyncio.create_task(upload()) for _ in range(self._concurrency)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:  # no part may be on its way when the upload is aborted, or it would stay
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        return sorted(parts, key=lambda part: part["PartNumber"])
+    async def _known(self) -> Kind:
+        return self._kind or await self.look()
 
     async def _call(self, work: Callable[..., T], *args: object) -> T:
         """A short request. Who gives up on it need not wait for a server that hangs."""
-        with self._explained():
+        with self._refusals.explained():
             return await asyncio.get_running_loop().run_in_executor(self._calls, work, *args)
 
     async def _upload(self, work: Callable[..., T], *args: object) -> T:
-        with self._explained():
+        with self._refusals.explained():
             return await in_thread(self._uploads, work, *args)
-
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except ClientError as error:
-            raise self._refused(code_of(error)) from error
-        except BotoCoreError as error:
-            raise self._no_answer(error) from error
-
-    async def _refusal(self, response: aiohttp.ClientResponse, sha256: bytes) -> ArchiverError:
-        found = _CODE.search(await response.content.read(4096))
-        code = found[1].decode() if found else str(response.status)
-        if code == "NoSuchKey":
-            return BlobMissing(f"blob {sha256.hex()} is not in {self._where()}")
-        return self._refused(code)
-
-    def _refused(self, code: str) -> StoreUnavailable:
-        advice = ADVICE.get(code, "it will be tried again; see the server's own log")
-        return StoreUnavailable(f"{self._where()} answered {code}: {advice}")
-
-    def _no_answer(self, error: Exception) -> StoreUnavailable:
-        reason = str(error) or type(error).__name__
-        return StoreUnavailable(
-            f"{self._where()} does not answer ({reason}): check that it runs, and"
-            " storage.s3.endpoint_url"
-        )
-
-    def _where(self) -> str:
-        return f"S3 bucket {self._bucket.name} at {self._bucket.endpoint_url or 'Amazon'}"
 
 
 def _headers(start: int, stop: int | None) -> dict[str, str]:

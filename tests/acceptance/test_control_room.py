@@ -37,7 +37,9 @@ async def setting(site: Site, archive: Archiver, http: aiohttp.ClientSession) ->
     server = site.synapse.server_name
     admins = [people.admin.user_id, people.bob.user_id]
     alias = f"#{name}:{server}"
-    archive.configure(site.synapse.url, {"bot": {"control_room": alias, "admins": admins}})
+    scan = {"with": "command", "command": ["sh", "-c", "cat > /dev/null"]}  # it is all clean
+    bot = {"control_room": alias, "admins": admins}
+    archive.configure(site.synapse.url, {"bot": bot, "scan": scan})
     return Control(site.synapse, archive, http, people, alias, room_id, f"@archiver:{server}")
 
 
@@ -117,7 +119,7 @@ async def _look_around(control: Control, reader: Reader) -> None:
         ("room", "The garden"), ("user", people.alice.user_id), ("type", "image/png"),
         ("month", f"{datetime.now(UTC):%Y-%m}"),
     ):  # fmt: skip
-        assert expected in (await control.ask(f"stats {by}")).body
+        assert expected in (await control.ask(f"stats {by} --now")).body
     await eventually("the room is known", lambda: _is_known(control), SOON)
     assert "The garden" in (await control.ask("rooms")).body
     name = f"garden-{secrets.token_hex(4)}"
@@ -275,6 +277,10 @@ async def _upkeep(control: Control, reader: Reader) -> None:
     assert ann in told
     assert "quarantine" in told
     await control.ask("custody verify")
+    assert "The scanner answers" in (await control.ask("scan")).body
+    assert "1 file of" in (await control.ask(f"scan {posted.mxc}")).body
+    assert "scanned again" in (await control.ask("scan --all")).body
+    assert await control.custody("scan again") == [(ann, posted.mxc), (ann, "all")]
 
 
 async def _delete(control: Control, reader: Reader) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
+from contextlib import closing
 from typing import Any
 
 import aiohttp
-import boto3
 import pytest
-from botocore.config import Config
 
 from demo.people import People
 from tests.acceptance.conftest import Site, started
@@ -33,14 +32,7 @@ async def running_swift(swift: Swift) -> AsyncIterator[Swift]:
 
 def with_s3(s3: S3Endpoint, database_url: str) -> dict[str, Any]:
     """Settings for a database and a bucket of the test's own."""
-    bucket = {
-        "bucket": f"acceptance-{secrets.token_hex(4)}",
-        "addressing_style": "path",
-        "endpoint_url": s3.endpoint_url,
-        "region": s3.region,
-        "access_key_id": s3.access_key_id,
-        "secret_access_key": s3.secret_access_key,
-    }
+    bucket = s3.settings(bucket=f"acceptance-{secrets.token_hex(4)}")
     return {"database": {"url": database_url}, "storage": {"objects": "s3", "s3": bucket}}
 
 
@@ -176,16 +168,6 @@ async def _post_large(people: People) -> dict[str, bytes]:
 
 
 def _object_sizes(s3: S3Endpoint, bucket: str) -> list[int]:
-    client = boto3.client(
-        "s3",
-        endpoint_url=s3.endpoint_url,
-        region_name=s3.region,
-        aws_access_key_id=s3.access_key_id,
-        aws_secret_access_key=s3.secret_access_key,
-        config=Config(s3={"addressing_style": "path"}),
-    )
-    try:
+    with closing(s3.client()) as client:
         listed = client.list_objects_v2(Bucket=bucket)
-    finally:
-        client.close()
     return [entry["Size"] for entry in listed.get("Contents", [])]

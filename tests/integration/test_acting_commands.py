@@ -436,6 +436,10 @@ async def test_a_picture_is_uploaded_once_and_shown_ever_after(
         assert repeated is not None
         assert repeated.mxc == picture.mxc
     assert len(desk.server.uploads) == 1
+    lines = await archive.pool.fetch("SELECT action, target FROM custody ORDER BY id")
+    assert [tuple(line) for line in lines] == [
+        ("preview", str(shown)) for shown in (media, media, same)
+    ]
 
 
 async def test_a_large_picture_is_uploaded_as_it_is_read(desk: Desk, archive: Archive) -> None:

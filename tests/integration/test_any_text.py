@@ -128,9 +128,7 @@ class Room:
             assert answer.status == 200, await answer.text()
         self._bot.wake()
         async with asyncio.timeout(DEADLINE_SECONDS):
-            while waiting := await self._archive.pool.fetch(
-                "SELECT * FROM inbox WHERE due_at IS NOT NULL"
-            ):
+            while waiting := await self._archive.pool.fetch(WAITING):
                 for row in waiting:
                     self._bot.cancel(row["event_id"])
                 await asyncio.sleep(0.002)

@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import random
 from base64 import b64encode
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import asyncpg
@@ -28,18 +27,6 @@ SMALL = random.Random(1).randbytes(INLINE_LIMIT)  # noqa: S311 -- the same in ea
 LARGE = random.Random(2).randbytes(INLINE_LIMIT + 1)  # noqa: S311 -- as above
 HUGE = 256 << 20
 ON_ITS_WAY = 32 << 20  # more than sockets and buffers between two processes ever hold
-
-
-@pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
-async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
-    async with parts(pool, tmp_path, homeserver.url) as built:
-        yield built
 
 
 async def job(pool: Pool, name: str, *hashes: str | None) -> Job:

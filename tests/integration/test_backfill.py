@@ -142,12 +142,6 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
 def rooms(homeserver: Homeserver) -> Rooms:
     return Rooms(homeserver)
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import orjson
@@ -27,7 +25,7 @@ from archiver.fetch.pacer import Pacer
 from archiver.fetch.worker import Worker
 from archiver.model import Mxc, Source
 from tests.integration.test_query_plans import assert_lean, plan
-from tests.support.fetching import claim, parts, someone_waits, until
+from tests.support.fetching import claim, someone_waits, until
 from tests.support.homeserver import SERVER_NAME, Homeserver, body, error
 
 if TYPE_CHECKING:
@@ -54,15 +52,8 @@ SELECT '$' || n, 'far.example', n::text, 'content' FROM generate_series(1, 20000
 
 
 @pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
-async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
-    async with parts(pool, tmp_path, homeserver.url) as built:
-        yield replace(built, remote_rate=RATE)
+async def ours(ours: Parts) -> Parts:
+    return replace(ours, remote_rate=RATE)
 
 
 def far(media_id: str) -> Mxc:

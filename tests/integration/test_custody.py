@@ -14,28 +14,19 @@ import aiohttp
 import asyncpg
 import pytest
 
-from archiver.capture.policy import CapturePolicy
 from archiver.catalogue import custody
-from archiver.config import Config
-from archiver.control.asked import Asked, Means
-from archiver.control.registry import find
-from archiver.control.reply import Reply, plain
+from archiver.control.reply import plain
 from archiver.errors import Misused
 from archiver.keep.custody_check import CustodyCheck
 from archiver.keep.sealing import FIRST, Sealer
-from archiver.matrix.history import History
-from archiver.matrix.registration import Registration, new_registration
-from archiver.matrix.speech import Speech
-from archiver.store.hybrid import HybridStore
-from archiver.store.postgres import PostgresStore
+from archiver.matrix.registration import new_registration
+from tests.support.custody import Desk, check, seal, tamper
 from tests.support.fetching import until
 
 if TYPE_CHECKING:
     from archiver.db.pool import Pool
 
 ALICE, ROOM, CAT = "@alice:archive.test", "!control:archive.test", "mxc://archive.test/cat"
-UNLOCK = "ALTER TABLE {0} DISABLE TRIGGER USER"
-RELOCK = "ALTER TABLE {0} ENABLE TRIGGER USER"
 
 
 async def note(pool: Pool, *actions: str) -> None:
@@ -43,31 +34,6 @@ async def note(pool: Pool, *actions: str) -> None:
     for action in actions:
         async with pool.acquire() as conn:
             await custody.note(conn, ALICE, ROOM, action, CAT, reason="spam", times=1.10)
-
-
-async def seal(pool: Pool, batch: int = 1000) -> None:
-    """Everything that is there."""
-    while await Sealer(pool, batch).seal():
-        pass
-
-
-async def tamper(pool: Pool, statement: str, *values: object) -> None:
-    """What a superuser can do who gets round the triggers."""
-    async with pool.acquire() as conn, conn.transaction():
-        for table in ("custody", "custody_seal"):
-            await conn.execute(UNLOCK.format(table))
-        await conn.execute(statement, *values)
-        for table in ("custody", "custody_seal"):
-            await conn.execute(RELOCK.format(table))
-
-
-async def check(pool: Pool, wanted: bytes | None = None) -> CustodyCheck:
-    """What verifying comes to."""
-    found = CustodyCheck(pool, wanted)
-    async for _ in found.run():
-        pass
-    assert found.bad == len(found.wrong)
-    return found
 
 
 @pytest.fixture
@@ -256,31 +222,6 @@ async def test_many_differences_are_counted(pool: Pool) -> None:
     assert found.wrong[0] == "row 1, of seal 1, was changed"
 
 
-class Desk:
-    """An administrator on a shell."""
-
-    def __init__(self, pool: Pool, http: aiohttp.ClientSession) -> None:
-        url = "http://127.0.0.1:1"
-        config = Config.model_validate({"homeserver": {"url": url, "server_name": "archive.test"}})
-        store = HybridStore(PostgresStore(pool), PostgresStore(pool), 1000)
-        history = History(http, url, "token", "@bot:archive.test")
-        speech = Speech(http, url, Registration("a", "token", "hs", "@bot:a", "@as:a"))
-        policy = CapturePolicy("archive.test")
-        self._means = Means(config, pool, store, history, speech, policy)
-
-    async def give(self, *words: str) -> Reply:
-        """A command."""
-        found = find(words)
-        assert found is not None
-        command, rest = found
-        asked = Asked(self._means, "shell:al", "shell", self._show, self._show, asyncio.sleep)
-        params: dict[str, Any] = command.parse(rest)
-        return await command.run(asked, **params)
-
-    async def _show(self, _reply: Reply) -> None:
-        pass
-
-
 @pytest.fixture
 def desk(pool: Pool, http: aiohttp.ClientSession) -> Desk:
     return Desk(pool, http)
@@ -348,3 +289,8 @@ async def test_on_the_shell_one_word_is_enough(
     await tamper(sealed, "DELETE FROM custody WHERE id = 4")
     code, found = await archiver("custody", "verify")
     assert (code, found["first"]) == (1, ["row 4, of seal 2, is gone"])
+    await archiver("key", "create", "panel", "--scope", "admin")
+    made = (await archiver("custody"))[1][0]
+    assert (made["action"], made["target"]) == ("key create", "panel")
+    assert made["detail"] == {"scope": "admin", "expires": "never"}
+    assert made["actor"].startswith("shell:")

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +25,7 @@ from archiver.keep.deletion import Deletion
 from archiver.keep.originals import Originals
 from archiver.keep.redaction_policy import followers
 from archiver.matrix.history import History
-from archiver.model import Blob, Place
+from archiver.model import Blob, Place, Source
 from archiver.store.filesystem import FilesystemStore
 from tests.support.fetching import INLINE_LIMIT, claim, parts, someone_waits, until
 from tests.support.homeserver import BOT, TOKEN, Homeserver
@@ -39,6 +40,7 @@ from tests.support.redacting import (
     mxc,
     pass_time,
     push,
+    put,
     redact,
     redaction,
 )
@@ -62,12 +64,6 @@ class Unreliable(FilesystemStore):
         if self.away:
             raise StoreUnavailable("as the test wants it")
         await super().delete(sha256)
-
-
-@pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
 
 
 @pytest.fixture
@@ -243,6 +239,37 @@ async def test_it_is_kept_again_when_it_is_posted_again(
     assert await hinted(ours.pool) == set()
 
 
+async def test_what_was_redacted_stays_gone_when_it_comes_again(
+    ours: Parts, homeserver: Homeserver, deleting: Deletion
+) -> None:
+    """An old copy of the event posts nothing: its media is not fetched again, by either door."""
+    await push(ours.pool, A)
+    await archive(ours, homeserver, cat=SMALL)
+    await push(ours.pool, R)
+    await redact_for_long(ours.pool)
+    await deleting.work()
+    for _ in range(2):
+        for source in (Source.PUSH, Source.BACKFILL):
+            async with ours.pool.acquire() as conn:
+                await put(conn, A, source=source)
+            await redact(ours.pool)
+            assert (await media_row(ours.pool, "cat"))["state"] == "deleted"
+        await pass_time(ours.pool, LOOK_AGAIN_AFTER)
+        await deleting.work()  # and now nothing hints at the redaction any more
+    await push(ours.pool, A, image("$b"))
+    assert (await media_row(ours.pool, "cat"))["state"] == "pending"
+
+
+async def test_media_found_later_in_what_was_redacted_is_redacted(ours: Parts) -> None:
+    """Though the event is known for long, and its redaction was worked out."""
+    await push(ours.pool, A, R)
+    await redact(ours.pool)
+    assert await hinted(ours.pool) == {"cat"}
+    await push(ours.pool, image("$a", "cat", "tiny"))
+    await redact(ours.pool)
+    assert await hinted(ours.pool) == {"cat", "tiny"}
+
+
 async def test_power_outlives_a_redaction(ours: Parts, deleting: Deletion) -> None:
     """Who may end a poll is read from power levels, which a redaction leaves as they are."""
     levels = {**A, "event_id": "$p", "type": "m.room.power_levels", "state_key": ""}
@@ -307,6 +334,38 @@ async def test_a_hold_that_comes_at_the_last_moment(ours: Parts) -> None:
         await holds.place(conn, str(listed), "evidence", "shell:root")
         assert not await deletion.delete_media(conn, listed, GRACE)
         assert await deletion.due(conn, GRACE, 10) == []
+
+
+@pytest.mark.parametrize("target", [ROOM, str(mxc("cat"))])
+async def test_a_hold_that_is_being_placed_is_waited_for(ours: Parts, target: str) -> None:
+    """Neither the media nor the words go once it is there."""
+    await push(ours.pool, A, R)
+    await redact_for_long(ours.pool)
+    async with ours.pool.acquire() as conn, ours.pool.acquire() as other:
+        for letting_go in (
+            partial(deletion.delete_media, conn, mxc("cat"), GRACE),
+            partial(deletion.empty_words, conn, GRACE, 10),
+        ):
+            async with other.transaction():
+                await holds.place(other, target, "evidence", "shell:root")
+                deleting = asyncio.create_task(letting_go())
+                await until(lambda: someone_waits(ours.pool), "the deletion waits")
+            assert not await deleting
+            await holds.release(other, target)
+    assert (await media_row(ours.pool, "cat"))["state"] == "pending"
+
+
+async def test_a_deletion_that_is_under_way_is_waited_for(ours: Parts) -> None:
+    """Whoever places a hold meanwhile hears of it when it is in force."""
+    await push(ours.pool, A, R)
+    await redact_for_long(ours.pool)
+    async with ours.pool.acquire() as conn, ours.pool.acquire() as other:
+        async with conn.transaction():
+            assert await deletion.delete_media(conn, mxc("cat"), GRACE)
+            placing = asyncio.create_task(holds.place(other, ROOM, "evidence", "shell:root"))
+            await until(lambda: someone_waits(ours.pool), "the hold waits")
+        await placing
+    assert (await media_row(ours.pool, "cat"))["state"] == "deleted"
 
 
 async def test_a_target_is_held_once(pool: Pool) -> None:

@@ -46,12 +46,6 @@ OK = b"HTTP/1.1 200 OK\r\n"
 
 
 @pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
 async def elsewhere() -> AsyncIterator[Homeserver]:
     """Another origin, such as the bucket of a homeserver that redirects to one."""
     async with Homeserver() as server:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from archiver.keep.deletion import Deletion
 from archiver.keep.erasure import Erased, Erasure
 from archiver.keep.quarantine import quarantine, release
 from archiver.model import Source
-from tests.support.fetching import INLINE_LIMIT, claim, parts, someone_waits, until
+from tests.support.fetching import INLINE_LIMIT, claim, someone_waits, until
 from tests.support.homeserver import Homeserver
 from tests.support.keeping import (
     ADMIN,
@@ -63,18 +62,6 @@ if TYPE_CHECKING:
 
 SMALL, LARGE = os.urandom(INLINE_LIMIT), os.urandom(INLINE_LIMIT + 1)
 NOTHING = {"blob": 0, "data": 0, "garbage": 0}
-
-
-@pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
-async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
-    async with parts(pool, tmp_path, homeserver.url) as built:
-        yield built
 
 
 async def delete(pool: Pool, target: Target) -> Erased:
@@ -290,7 +277,7 @@ async def test_more_than_a_page_and_a_crash_between(ours: Parts) -> None:
     await push(ours.pool, *(image(f"${n}", f"m{n}") for n in range(AT_ONCE + 1)))
     run = Erasure(ours.pool, OF_ROOM, ADMIN).run()
     first = await anext(run)
-    await run.aclose()  # type: ignore[attr-defined]  # it is a generator
+    await run.aclose()
     assert first.media == AT_ONCE
     second = await delete(ours.pool, OF_ROOM)
     assert (second.media, second.events) == (1, AT_ONCE + 1)

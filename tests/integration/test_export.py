@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import pty
+import re
 import signal
 import sys
 import zipfile
-from collections.abc import AsyncIterator
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +21,6 @@ from click.testing import CliRunner
 
 from archiver.catalogue.export import Selection
 from archiver.cli.export import export as command
-from archiver.db.pool import open_pool
 from archiver.errors import OperationError
 from archiver.export.lines import BadLine, brought_of, kept_of
 from archiver.export.zipping import zip_bag
@@ -26,14 +28,13 @@ from archiver.fetch.archive import Parts
 from archiver.matrix.registration import new_registration
 from archiver.serve.polls import polled
 from tests.support.bags import BOB, ENDED, WHO, bring, check, export, files, fill, rows
-from tests.support.fetching import INLINE_LIMIT, parts
+from tests.support.fetching import INLINE_LIMIT
 from tests.support.homeserver import Homeserver
 from tests.support.keeping import blob_of, custody, file_of, read, states
-from tests.support.postgres import PostgresServer
 from tests.support.redacting import ALICE, ROOM, SERVER, redact
 
 if TYPE_CHECKING:
-    from archiver.db.pool import Pool
+    pass
 
 # An export in a process of its own, which kills itself when it reads a blob for the 60th time.
 KILLED = """
@@ -65,35 +66,6 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-@pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
-async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
-    """An archive, its objects in a folder."""
-    async with parts(pool, tmp_path, homeserver.url) as built:
-        yield built
-
-
-@pytest.fixture
-async def other_url(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """Another database with nothing in it."""
-    url = await postgres_server.create_migrated()
-    yield url
-    await postgres_server.drop(url)
-
-
-@pytest.fixture
-async def other(other_url: str, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
-    """Another archive."""
-    folder = tmp_path / "other"
-    async with open_pool(other_url, 5) as pool, parts(pool, folder, homeserver.url) as built:
-        yield built
-
-
 async def test_a_room_goes_out_and_into_another_archive(
     ours: Parts, other: Parts, homeserver: Homeserver, tmp_path: Path
 ) -> None:
@@ -110,7 +82,7 @@ async def test_a_room_goes_out_and_into_another_archive(
     )
     imported, told = await bring(other, out)
     # What ended without bytes is new here as well; what was pending comes with its event.
-    assert imported == (done.events, len(given) + missing - 1, 1)
+    assert imported == (done.events, len(given) + missing - 1, 1, 0)
     assert told == []
     await redact(other.pool)
     assert await rows(ours.pool) == await rows(other.pool)
@@ -125,7 +97,13 @@ async def test_a_room_goes_out_and_into_another_archive(
         assert poll == await polled(there, "$poll")
     [line] = (out / "data/polls.jsonl").read_bytes().splitlines()
     assert orjson.loads(line) == orjson.loads(orjson.dumps(poll))
-    assert [row[:3] for row in await custody(other.pool)] == [(*WHO, "import")] * 4
+    lines = await custody(other.pool)
+    assert {line[:3] for line in lines} == {(*WHO, "import")}
+    states = [line[4]["state"] for line in lines if line[3] == "bag"]
+    assert states == ["begun", "done", "begun", "done"]
+    come = [one for line in lines if line[3] is None for one in line[4].get("media", [])]
+    assert sorted(one[0] for one in come) == sorted(f"mxc://{SERVER}/{name}" for name in given)
+    assert sum(len(line[4].get("events", [])) for line in lines if not line[3]) == done.events
 
 
 async def test_what_happened_to_a_bag_is_found(
@@ -142,13 +120,13 @@ async def test_what_happened_to_a_bag_is_found(
     assert status == 1
     assert said.startswith(f"{name} was changed: its SHA-256 is ")
     assert said.count("\n") == 1
-    with pytest.raises(OperationError, match="was changed"):
+    with pytest.raises(OperationError, match="imported but for 1 media"):
         await bring(other, out)
     blob.write_bytes(good)
     assert check(out)[0] == 0
     # The import that stopped at it goes on.
-    imported, _ = await bring(other, out)
-    assert 0 < imported.media < len(given)
+    imported, told = await bring(other, out)
+    assert (imported.events, imported.media, told) == (0, 1, [])
     for media, data in given.items():
         assert await read(other, media) == data
     (out / "data/more.txt").write_text("more")
@@ -287,6 +265,24 @@ async def test_a_zip_is_the_same_bag(
     assert "data/blobs/" in said
 
 
+def test_a_large_zip_is_zip64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond 4 GiB and 65,535 files, which here are 100 bytes and 3 files."""
+    folder, target = tmp_path / "bag", tmp_path / "bag.zip"
+    for n in range(5):
+        (folder / f"data/{n}").parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"data/{n}").write_bytes(bytes(n * 100))
+    with monkeypatch.context() as small:
+        small.setattr(zipfile, "ZIP64_LIMIT", 100)
+        small.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 3)
+        zip_bag(folder, target)
+    data = target.read_bytes()
+    assert b"PK\x06\x06" in data  # the end of the central directory as ZIP64 has it
+    assert b"PK\x06\x07" in data
+    with zipfile.ZipFile(target) as archive:
+        assert [info.file_size for info in archive.infolist()] == [0, 100, 200, 300, 400]
+        assert archive.testzip() is None
+
+
 async def test_what_is_known_is_not_overwritten(
     ours: Parts, other: Parts, homeserver: Homeserver, tmp_path: Path
 ) -> None:
@@ -371,19 +367,32 @@ async def test_both_on_the_shell(
     assert f"{out} holds {len(given)} media of " in said
     assert "13 media are not in it: data/missing.jsonl tells why." in said
     assert (await _archiver("export", "--check", str(out))).startswith("The bag is whole: ")
-    second = _config(tmp_path, other_url, "other/objects")
+    second = _config(tmp_path, other_url, "other/objects", leaves_out=[ROOM])
     said = await _archiver("import", str(out), "-c", second)
-    assert f"and {len(given) + 12} media; 1 media were known or have no bytes" in said
+    assert " and 0 media; 0 media were known" in said
+    assert f"{len(given) + 13} are left out, for capture.rooms leaves out their rooms." in said
+    said = await _archiver("import", str(out), "--all-rooms", "-c", second)
+    assert f"and {len(given)} media; 13 media were known or have no bytes" in said
     for name, data in given.items():
         assert await read(other, name) == data
+    await other.pool.execute(
+        "UPDATE media SET state = 'deleted', reason = 'asked', blob_sha256 = NULL"
+        " WHERE media_id = 'm1'"
+    )
+    said = await _archiver("import", str(out), "--all-rooms", "-c", second)
+    assert f"mxc://{SERVER}/m1 is deleted here (asked), and stays as it is." in said
+    said = await _archiver("import", str(out), "--all-rooms", "--deleted-too", "-c", second)
+    assert "Imported 0 events and 1 media; " in said
+    assert await read(other, "m1") == given["m1"]
     assert {line[2] for line in await custody(ours.pool)} == {"export"}
 
 
-def _config(folder: Path, url: str, objects: str) -> str:
+def _config(folder: Path, url: str, objects: str, leaves_out: Sequence[str] = ()) -> str:
     path = folder / f"{objects.replace('/', '-')}.yaml"
     settings = {
         "homeserver": {"url": "http://127.0.0.1:1", "server_name": SERVER},
         "database": {"url": url},
+        "capture": {"rooms": {"except": list(leaves_out)}},
         "storage": {
             "inline_limit": INLINE_LIMIT,
             "filesystem": {"path": str(folder / objects)},
@@ -407,6 +416,42 @@ async def _archiver(*words: str) -> str:
     return out.decode()
 
 
+async def test_an_import_shows_how_far_it_is(
+    ours: Parts, other_url: str, homeserver: Homeserver, tmp_path: Path
+) -> None:
+    """To who watches it in a terminal."""
+    await fill(ours, homeserver, 8)
+    await export(ours, tmp_path / "bag")
+    config = _config(tmp_path, other_url, "other/objects")
+    master, slave = pty.openpty()
+    words = ("import", str(tmp_path / "bag"), "-c", config)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "archiver", *words, stdout=asyncio.subprocess.PIPE, stderr=slave
+    )
+    os.close(slave)
+    shown, (out, _) = await asyncio.gather(
+        asyncio.to_thread(_shown, master), process.communicate()
+    )
+    assert process.returncode == 0
+    assert re.search(rb"\D0 events and \d+ media; ", shown)
+    assert b"Imported" not in shown
+    done = out.removeprefix(b"Imported ").strip()
+    assert done.startswith(b"25 events and ")
+    assert done in shown
+
+
+def _shown(master: int) -> bytes:
+    """All that a terminal is told until nobody has it open any more."""
+    shown = b""
+    with open(master, "rb", buffering=0) as file:
+        try:
+            while piece := file.read(65_536):
+                shown += piece
+        except OSError:  # as Linux says it
+            pass
+    return shown
+
+
 async def test_a_strangers_bag_leads_nowhere_else(
     ours: Parts, other: Parts, homeserver: Homeserver, tmp_path: Path
 ) -> None:
@@ -423,7 +468,7 @@ async def test_a_strangers_bag_leads_nowhere_else(
     status, said = check(out)
     assert status == 1
     assert said.startswith(f"data/blobs/e3/{empty}.bin is missing.\n")
-    with pytest.raises(OperationError, match="is not there"):
+    with pytest.raises(OperationError, match="imported but for"):
         await bring(other, out)
     blob.unlink()
     blob.write_bytes(b"")

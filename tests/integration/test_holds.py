@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -17,7 +15,7 @@ from archiver.catalogue.holds import Span, kind_of, span_of
 from archiver.errors import ConfigError, OperationError
 from archiver.fetch.archive import Parts
 from archiver.keep.erasure import Erasure
-from tests.support.fetching import INLINE_LIMIT, parts
+from tests.support.fetching import INLINE_LIMIT
 from tests.support.homeserver import Homeserver
 from tests.support.keeping import ADMIN, OF_ROOM, archive, blob_of, states
 from tests.support.redacting import image, mxc, push
@@ -31,24 +29,17 @@ MAY = datetime(2024, 5, 1, tzinfo=UTC)
 
 
 @pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
-async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
+async def ours(ours: Parts, homeserver: Homeserver) -> Parts:
     """A cat of May and a dog of June; a copy of the cat that says it is of 1970. All of them came
     long ago."""
-    async with parts(pool, tmp_path, homeserver.url) as built:
-        await push(pool, image("$a", "cat"), image("$b", "dog"), image("$c", "copy"))
-        await archive(built, homeserver, cat=SMALL, dog=OTHER, copy=SMALL)
-        await pool.execute(
-            "UPDATE event SET source = 'backfill', received_at = '2024-12-01', sent_at ="
-            " CASE event_id WHEN '$a' THEN '2024-05-31T23:59:59Z'::timestamptz"
-            " WHEN '$b' THEN '2024-06-01T00:00:00Z' ELSE '1970-01-01' END"
-        )
-        yield built
+    await push(ours.pool, image("$a", "cat"), image("$b", "dog"), image("$c", "copy"))
+    await archive(ours, homeserver, cat=SMALL, dog=OTHER, copy=SMALL)
+    await ours.pool.execute(
+        "UPDATE event SET source = 'backfill', received_at = '2024-12-01', sent_at ="
+        " CASE event_id WHEN '$a' THEN '2024-05-31T23:59:59Z'::timestamptz"
+        " WHEN '$b' THEN '2024-06-01T00:00:00Z' ELSE '1970-01-01' END"
+    )
+    return ours
 
 
 async def place(pool: Pool, target: str) -> None:

@@ -54,16 +54,23 @@ class Desk:
         self.ours = ours
         self.shown: list[str] = []
         self.patience = 1000
-        history = History(http, rooms.url, TOKEN, BOT)
-        speech = Speech(http, rooms.url, Registration("a", TOKEN, "hs", BOT, "@as:archive.test"))
-        homeserver = {"url": rooms.url, "server_name": SERVER_NAME}
-        config = Config.model_validate({"homeserver": homeserver})
-        policy = CapturePolicy(SERVER_NAME)
-        self._means = Means(config, ours.pool, ours.store, history, speech, policy)
+        self.rooms, self._http = rooms, http
+        self.look_anew(tell_homeserver=False)
 
     @property
     def pool(self) -> Pool:
         return self.ours.pool
+
+    def look_anew(self, *, tell_homeserver: bool) -> None:
+        """As after a restart: it is not remembered who is an administrator."""
+        rooms, http = self.rooms, self._http
+        history = History(http, rooms.url, TOKEN, BOT)
+        speech = Speech(http, rooms.url, Registration("a", TOKEN, "hs", BOT, "@as:archive.test"))
+        homeserver = {"url": rooms.url, "server_name": SERVER_NAME}
+        quarantine = {"tell_homeserver": tell_homeserver}
+        config = Config.model_validate({"homeserver": homeserver, "quarantine": quarantine})
+        policy = CapturePolicy(SERVER_NAME)
+        self._means = Means(config, self.ours.pool, self.ours.store, history, speech, policy)
 
     async def give(self, *words: str) -> Reply:
         """Gives a command, and says OK to it."""
@@ -93,12 +100,6 @@ class Desk:
 
 
 @pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
 async def desk(
     pool: Pool, tmp_path: Path, homeserver: Homeserver, http: aiohttp.ClientSession
 ) -> AsyncIterator[Desk]:
@@ -120,14 +121,16 @@ def test_what_they_are() -> None:
         "delete": (True, True),
         "verify": (False, True),
         "sweep": (True, True),
+        "scan": (False, True),
     }
     assert all(command.changes for command in keeping.COMMANDS)
     assert [command.usage for command in keeping.COMMANDS] == [
-        "quarantine TARGET [REASON]...",
+        "quarantine TARGET [REASON]... [--homeserver/--no-homeserver]",
         "release TARGET",
         "delete TARGET",
         "verify [MXC] [--all]",
         "sweep [--delete]",
+        "scan [TARGET] [--all]",
     ]
 
 
@@ -143,6 +146,24 @@ async def test_quarantine_and_release(desk: Desk, target: str) -> None:
     assert plain(await desk.give("release", target)) == f"Released {told}"
     assert "is quarantined" in plain(await desk.give("release", target))
     assert [line[2] for line in await custody(desk.pool)] == ["quarantine", "release"]
+
+
+async def test_quarantine_may_be_told(desk: Desk) -> None:
+    """How many media the homeserver is told of, and whether it lets us; the option wins over the
+    configuration."""
+    told = "The homeserver is told of 1 media."
+    assert plain(await desk.give("quarantine", CAT, "--homeserver")).endswith(f".\n\n{told}")
+    desk.rooms.admin = False
+    refuses = "It refuses as long as the bot is no administrator there: see `archiver doctor`."
+    desk.look_anew(tell_homeserver=True)
+    reply = await desk.give("quarantine", DOG, "spam")
+    assert plain(reply).endswith(f"{told}\n\n{refuses}")
+    assert reply.data["told"] == 1
+    assert plain(await desk.give("release", CAT)).endswith(f"{told}\n\n{refuses}")
+    assert "homeserver" not in plain(await desk.give("quarantine", CAT, "--no-homeserver"))
+    await desk.rooms.stop()
+    desk.look_anew(tell_homeserver=True)
+    assert "as soon as it answers" in plain(await desk.give("release", DOG))
 
 
 async def test_delete_tells_before_what_would_go(desk: Desk) -> None:

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from archiver.app import capture_policy
-from archiver.catalogue import backfill, holds, moments, readers, rooms
+from archiver.catalogue import backfill, counting, holds, moments, readers, rooms
 from archiver.catalogue.moments import Moment
 from archiver.config import Config, parse_config
 from archiver.control.asked import SHELL, Asked, Means
@@ -328,6 +328,24 @@ async def test_shared_bytes_count_once_in_a_group(archive: Archive, ask: Ask) ->
     for group in ("room", "user", "type", "month"):
         [tally] = (await ask("stats", group)).data
         assert (tally["media"], tally["bytes"]) == (2, 4), group
+
+
+@pytest.mark.parametrize("group", [(), ("room",)])
+async def test_it_says_when_it_was_counted(
+    archive: Archive, ask: Ask, group: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A large archive is not counted for whoever asks, unless that is asked for."""
+    monkeypatch.setattr(counting, "SMALL", -1)
+    await fill(archive)
+    assert "Counted" not in plain(await ask("stats", *group))
+    await archive.pool.execute("UPDATE tally SET counted_at = now() - interval '5 min'")
+    await archive.pool.execute("UPDATE media SET state = 'deleted', blob_sha256 = NULL")
+    kept = await ask("stats", *group)
+    assert re.search(r"Counted 5 min ago; --now counts anew\.", plain(kept))
+    new = await ask("stats", *group, "--now")
+    assert "Counted" not in plain(new)
+    assert new.data != kept.data
+    assert (await ask("stats", *group)).data == new.data
 
 
 async def test_groups_of_nothing(ask: Ask) -> None:

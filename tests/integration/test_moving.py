@@ -64,12 +64,6 @@ class Gate(FilesystemStore):
 
 
 @pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
 def objects(tmp_path: Path) -> Gate:
     return Gate(tmp_path / "objects")
 
@@ -98,7 +92,11 @@ async def to_inline(ours: Parts, sizes: Sizes = ALL) -> Moved:
 
 
 async def from_folder(ours: Parts, store: HybridStore) -> Moved:
-    steps = mover(ours, store).from_former("filesystem", ALL)
+    return await from_former(ours, store, "filesystem")
+
+
+async def from_former(ours: Parts, store: HybridStore, name: str) -> Moved:
+    steps = mover(ours, store).from_former(name, ALL)
     return [Moved(), *[moved async for moved in steps]][-1]
 
 
@@ -327,6 +325,59 @@ async def test_from_a_folder_into_a_bucket(ours: Parts, s3: S3Endpoint, tmp_path
         await bucket.close()
 
 
+async def test_from_a_bucket_into_a_folder(
+    pool: Pool, tmp_path: Path, homeserver: Homeserver, s3: S3Endpoint, objects: Gate
+) -> None:
+    """Cancelled, and stopped by a full disk, it goes on; all is to be had all the time."""
+    bucket = await _bucket(s3)
+    posted = {f"dog{number}": os.urandom(INLINE_LIMIT + 1 + number) for number in range(12)}
+    async with parts(pool, tmp_path, homeserver.url, objects=bucket) as there:
+        await push(pool, *(image(f"${name}", name) for name in posted))
+        await archive(there, homeserver, **posted)
+        store = HybridStore(PostgresStore(pool), objects, INLINE_LIMIT, bucket)
+        await store.open()
+
+        async def all_is_there() -> bool:
+            for name, data in posted.items():
+                blob = await blob_of(pool, name)
+                assert b"".join([chunk async for chunk in store.read(blob)]) == data
+                file = await store.open_file(blob)
+                if file is not None:
+                    with file:
+                        assert file.read() == data
+            return True
+
+        objects.waits = asyncio.Event()
+        moving = asyncio.create_task(from_former(there, store, "s3"))
+        await objects.reached.wait()
+        moving.cancel()
+        await asyncio.wait([moving])
+        assert (moving.cancelled(), await leftovers(pool), await all_is_there()) == (
+            True,
+            [],
+            True,
+        )
+        objects.waits, objects.puts_left = None, 9
+        with pytest.raises(StoreUnavailable):
+            await from_former(there, store, "s3")
+        moved = len(await leftovers(pool))
+        assert 0 < moved < len(posted)
+        assert await all_is_there()
+        await a_day_later(there, store)
+        in_bucket = [one.sha256 async for page in bucket.pages() for one in page]
+        assert (len(in_bucket), await all_is_there()) == (len(posted) - moved, True)
+        objects.puts_left = None
+        assert (await from_former(there, store, "s3")).blobs == len(posted) - moved
+        assert await from_former(there, store, "s3") == Moved()
+        await a_day_later(there, store)
+        assert [page async for page in bucket.pages()] == []
+        assert await all_is_there()
+        assert sorted([one.sha256 async for page in objects.pages() for one in page]) == sorted(
+            hashlib.sha256(data).digest() for data in posted.values()
+        )
+    await bucket.close()
+
+
 async def test_a_wrong_copy_in_the_bucket_does_not_cost_the_right_one(
     ours: Parts, s3: S3Endpoint, tmp_path: Path
 ) -> None:
@@ -340,6 +391,26 @@ async def test_a_wrong_copy_in_the_bucket_does_not_cost_the_right_one(
         assert b"".join([chunk async for chunk in bucket.read(blob.sha256)]) == LARGE
     finally:
         await bucket.close()
+
+
+class Keeping(FilesystemStore):
+    """Deletes nothing."""
+
+    async def delete(self, sha256: bytes) -> None:
+        raise AssertionError(sha256.hex())
+
+
+async def test_a_wrong_copy_is_replaced_in_its_place(ours: Parts, tmp_path: Path) -> None:
+    """There is no moment without it: somebody may be about to read it."""
+    here = Keeping(tmp_path / "here")
+    await here.open()
+    store = HybridStore(
+        PostgresStore(ours.pool), here, INLINE_LIMIT, FilesystemStore(tmp_path / "objects")
+    )
+    blob = await blob_of(ours.pool, "dog")
+    await here.put(Wrong(blob.sha256, bytes(blob.size)))
+    assert await from_folder(ours, store) == Moved(1, len(LARGE))
+    assert b"".join([chunk async for chunk in here.read(blob.sha256)]) == LARGE
 
 
 async def test_what_is_deleted_goes_from_both(ours: Parts, tmp_path: Path) -> None:
@@ -411,15 +482,7 @@ async def _inline(pool: Pool, data: bytes) -> bytes:
 
 async def _bucket(s3: S3Endpoint) -> S3Store:
     """A new one."""
-    store = S3Store(
-        endpoint_url=s3.endpoint_url,
-        region=s3.region,
-        bucket=f"test-{uuid.uuid4().hex}",
-        prefix="",
-        access_key_id=s3.access_key_id,
-        secret_access_key=s3.secret_access_key,
-        addressing_style="path",
-    )
+    store = S3Store(**s3.settings(bucket=f"test-{uuid.uuid4().hex}", prefix=""))
     await store.open()
     return store
 

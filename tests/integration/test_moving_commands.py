@@ -70,12 +70,6 @@ class Desk:
 
 
 @pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
 async def desk(
     pool: Pool, tmp_path: Path, homeserver: Homeserver, http: aiohttp.ClientSession
 ) -> AsyncIterator[Desk]:
@@ -155,7 +149,7 @@ async def test_bytes_are_quarantined_and_released(desk: Desk) -> None:
     """By their SHA-256, in any case of its letters."""
     name = (await blob_of(desk.ours.pool, "cat")).sha256.hex()
     reply = await desk.give("quarantine", f"sha256:{name.upper()}", "known")
-    assert reply.data == {"media": 1, "size": len(SMALL)}
+    assert reply.data == {"media": 1, "size": len(SMALL), "told": 0}
     assert (await states(desk.ours.pool))["cat"] == "quarantined"
     await desk.give("release", f"sha256:{name}")
     assert (await states(desk.ours.pool))["cat"] == "ready"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
     from archiver.db.pool import Pool
 
 A, R = image("$a"), redaction("$r", "$a")
-
-
-@pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
 
 
 def admin_api(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +12,8 @@ import pytest
 from archiver.catalogue import holds, queue
 from archiver.catalogue.targets import AT_ONCE, Target
 from archiver.fetch.archive import Parts, archive_one
-from archiver.keep.quarantine import Done, quarantine, release
-from tests.support.fetching import INLINE_LIMIT, claim, parts, someone_waits, until
+from archiver.keep.quarantine import Done
+from tests.support.fetching import INLINE_LIMIT, claim, someone_waits, until
 from tests.support.homeserver import Homeserver
 from tests.support.keeping import (
     ADMIN,
@@ -25,39 +23,19 @@ from tests.support.keeping import (
     OTHER_ROOM,
     archive,
     custody,
+    hide,
     media,
     read,
+    show,
     states,
     tables,
 )
 from tests.support.redacting import ALICE, ROOM, edit, image, media_row, mxc, push
 
 if TYPE_CHECKING:
-    from archiver.db.pool import Pool
+    pass
 
 SMALL, LARGE = os.urandom(INLINE_LIMIT), os.urandom(INLINE_LIMIT + 1)
-
-
-@pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
-async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
-    async with parts(pool, tmp_path, homeserver.url) as built:
-        yield built
-
-
-async def hide(pool: Pool, target: Target, reason: str = "") -> Done:
-    """Quarantines to the end."""
-    return [Done(), *[done async for done in quarantine(pool, target, reason, ADMIN)]][-1]
-
-
-async def show(pool: Pool, target: Target) -> Done:
-    """Releases to the end."""
-    return [Done(), *[done async for done in release(pool, target, ADMIN)]][-1]
 
 
 async def test_a_media_is_hidden_and_shown_again(ours: Parts, homeserver: Homeserver) -> None:

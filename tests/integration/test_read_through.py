@@ -38,12 +38,6 @@ LEASE = timedelta(seconds=30)
 
 
 @pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
 async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
     async with parts(pool, tmp_path, homeserver.url, inline_limit=INLINE_LIMIT) as built:
         yield built

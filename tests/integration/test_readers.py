@@ -26,6 +26,7 @@ from archiver.serve.readers import Readings
 from tests.integration.test_query_plans import assert_lean, plan
 from tests.integration.test_signed_urls import asked_to_sign, content, said, url
 from tests.support.accounts import ADMIN, ALICE, Accounts
+from tests.support.custody import tamper
 from tests.support.homeserver import SERVER_NAME, Homeserver
 from tests.support.postgres import PostgresProcess
 from tests.support.serving import Archive, Reader, member, serving
@@ -204,7 +205,7 @@ async def test_the_log_is_filtered(
 async def test_pages_are_stable(archive: Archive, admin: Reader) -> None:
     """Each entry once, though more are written meanwhile, and many at the same moment."""
     await fill(archive.pool)
-    await archive.pool.execute("UPDATE reading SET last_at = '2025-01-01'")
+    await tamper(archive.pool, "UPDATE reading SET last_at = '2025-01-01'")
     found = []
     cursor: str | None = ""
     while cursor is not None:
@@ -249,7 +250,7 @@ async def test_old_entries_are_deleted_in_small_batches(
     monkeypatch.setattr(readings, "TIDY_AT_ONCE", 2)
     await fill(pool)
     age = "UPDATE reading SET last_at = now() - interval '1 day' * (id - 1) - interval '1 h'"
-    await pool.execute(age)
+    await tamper(pool, age)
     tidying = asyncio.create_task(Readings(pool, keep).tidy())
     async with asyncio.timeout(20):
         while await pool.fetchval("SELECT count(*) FROM reading") > left:

@@ -29,15 +29,7 @@ FORGED = ("X-Amz-Expires", "86400"), ("response-content-disposition", "inline")
 @pytest.fixture
 async def bucket(s3: S3Endpoint) -> AsyncIterator[S3Store]:
     """A new bucket, made and open."""
-    store = S3Store(
-        endpoint_url=s3.endpoint_url,
-        region=s3.region,
-        bucket=f"test-{uuid.uuid4().hex}",
-        prefix="media/",
-        access_key_id=s3.access_key_id,
-        secret_access_key=s3.secret_access_key,
-        addressing_style="path",
-    )
+    store = S3Store(**s3.settings(bucket=f"test-{uuid.uuid4().hex}", prefix="media/"))
     await store.open()
     yield store
     await store.close()

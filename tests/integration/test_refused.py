@@ -7,7 +7,6 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,42 +17,20 @@ from archiver.catalogue.targets import Target
 from archiver.errors import FetchFailed
 from archiver.fetch.archive import Parts, archive_one
 from archiver.fetch.demand import open_demand
-from archiver.keep.quarantine import Done, quarantine, release
-from tests.support.fetching import INLINE_LIMIT, claim, parts, someone_waits, until
+from archiver.keep.quarantine import Done
+from tests.support.fetching import INLINE_LIMIT, claim, someone_waits, until
 from tests.support.homeserver import Homeserver
-from tests.support.keeping import ADMIN, OF_ROOM, archive, custody, media, read, states
+from tests.support.keeping import ADMIN, OF_ROOM, archive, custody, hide, media, read, show, states
 from tests.support.redacting import image, media_row, mxc, push
 
 if TYPE_CHECKING:
-    from archiver.db.pool import Pool
+    pass
 
 SMALL, LARGE = os.urandom(INLINE_LIMIT), os.urandom(200 * 1024)
 
 
 def bytes_of(data: bytes) -> Target:
     return Target("hash", "sha256:" + hashlib.sha256(data).hexdigest())
-
-
-@pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
-async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
-    async with parts(pool, tmp_path, homeserver.url) as built:
-        yield built
-
-
-async def hide(pool: Pool, target: Target, reason: str = "") -> Done:
-    """Quarantines to the end."""
-    return [Done(), *[done async for done in quarantine(pool, target, reason, ADMIN)]][-1]
-
-
-async def show(pool: Pool, target: Target) -> Done:
-    """Releases to the end."""
-    return [Done(), *[done async for done in release(pool, target, ADMIN)]][-1]
 
 
 @pytest.mark.parametrize("data", [SMALL, LARGE], ids=["inline", "object"])

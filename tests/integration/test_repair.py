@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from prometheus_client import REGISTRY
+from aiohttp import web
 
 from archiver.catalogue import repairs, verification
 from archiver.errors import HomeserverUnavailable
 from archiver.fetch.again import again
 from archiver.fetch.archive import Parts
-from archiver.keep import rounds as rounds_module
-from archiver.keep.repair import OURSELVES, Repairer
-from archiver.keep.rounds import Rounds
+from archiver.keep.moving import Mover, Sizes
+from archiver.keep.quarantine import OURSELVES
+from archiver.keep.repair import Repairer
 from archiver.keep.verify import Finding, Verdict, Verifier
+from archiver.store.base import key_of
 from archiver.store.bucket import Bucket
+from archiver.store.filesystem import FilesystemStore
+from archiver.store.hybrid import HybridStore
+from archiver.store.postgres import PostgresStore
 from archiver.store.s3 import S3Store
-from tests.support.fetching import INLINE_LIMIT, parts, until
-from tests.support.homeserver import Homeserver, body, cut_off
+from tests.support.fetching import INLINE_LIMIT, parts
+from tests.support.homeserver import Homeserver, body, cut_off, error
 from tests.support.keeping import ADMIN, archive, blob_of, custody, file_of, read
 from tests.support.redacting import image, mxc, push
 from tests.support.swift import S3Endpoint
@@ -34,25 +37,17 @@ if TYPE_CHECKING:
     from archiver.db.pool import Pool
 
 SMALL, LARGE = os.urandom(INLINE_LIMIT), os.urandom(INLINE_LIMIT + 1)
-MONTH = timedelta(days=30)
 FLIP = "UPDATE blob_data SET data = set_byte(data, 7, get_byte(data, 7) # 1)"
 
 Harm = Callable[[Parts, Path], Awaitable[None]]
 
 
 @pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
-async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
+async def ours(ours: Parts, homeserver: Homeserver) -> Parts:
     """An archive with a small and a large media."""
-    async with parts(pool, tmp_path, homeserver.url) as built:
-        await push(pool, image("$a", "cat"), image("$b", "dog"))
-        await archive(built, homeserver, cat=SMALL, dog=LARGE)
-        yield built
+    await push(ours.pool, image("$a", "cat"), image("$b", "dog"))
+    await archive(ours, homeserver, cat=SMALL, dog=LARGE)
+    return ours
 
 
 async def verified(ours: Parts) -> list[Finding]:
@@ -61,8 +56,8 @@ async def verified(ours: Parts) -> list[Finding]:
     return [found for page in pages for found in page.findings]
 
 
-def repairer(ours: Parts) -> Repairer:
-    return Repairer(ours.pool, ours.store, again(ours))
+def repairer(ours: Parts, store: HybridStore | None = None) -> Repairer:
+    return Repairer(ours.pool, store or ours.store, ours.spool, again(ours))
 
 
 async def known(pool: Pool) -> list[verification.Known]:
@@ -136,6 +131,31 @@ async def test_what_the_homeserver_has_not_is_told(
     assert [line[2] for line in await custody(ours.pool)] == ["verify"]
 
 
+async def test_what_the_homeserver_hides_is_mended_where_it_trusts_us(
+    ours: Parts, homeserver: Homeserver, tmp_path: Path
+) -> None:
+    """Synapse gives what it has in quarantine to administrators who ask for it; who is none is
+    told what everybody is told."""
+    trusted = False
+
+    async def hides(request: web.Request) -> web.StreamResponse:
+        if "admin_unsafely_bypass_quarantine" not in request.query:
+            return await error(404, "M_NOT_FOUND")(request)
+        return await (body(SMALL) if trusted else error(400, "M_UNKNOWN"))(request)
+
+    await flip_inline(ours, tmp_path)
+    await verified(ours)
+    homeserver.give(mxc("cat"), hides)
+    assert await repairer(ours).work()
+    [damaged] = await known(ours.pool)
+    assert str(damaged.reason).startswith(f"{mxc('cat')}: 404")
+    trusted = True
+    await ours.pool.execute("UPDATE blob SET repair_due = now() WHERE damaged_at IS NOT NULL")
+    assert await repairer(ours).work()
+    assert await read(ours, "cat") == SMALL
+    assert await known(ours.pool) == []
+
+
 async def test_more_than_there_was_is_not_taken(ours: Parts, homeserver: Homeserver) -> None:
     """Nor is what breaks off."""
     await ours.pool.execute(FLIP)
@@ -206,7 +226,7 @@ async def test_what_was_deleted_meanwhile_is_not_brought_back(ours: Parts, tmp_p
             await ours.pool.execute("DELETE FROM blob WHERE sha256 = $1", blob.sha256)
             mending = repairer(ours)
             await mending._put(blob, got)
-            await mending._mended(blob, mxc(name))
+            await mending._mended(blob, str(mxc(name)))
     assert await ours.pool.fetchval("SELECT count(*) FROM blob_data") == 0
     assert await ours.pool.fetchval("SELECT count(*) FROM garbage") == 1
 
@@ -252,12 +272,8 @@ async def test_objects_of_a_bucket_are_mended(
     pool: Pool, tmp_path: Path, homeserver: Homeserver, s3: S3Endpoint
 ) -> None:
     """A flipped byte is found there, mended while the homeserver has it, and told when not."""
-    name, keys = f"test-{uuid.uuid4().hex}", (s3.access_key_id, s3.secret_access_key)
-    store = S3Store(
-        endpoint_url=s3.endpoint_url, region=s3.region, bucket=name, prefix="media/",
-        access_key_id=keys[0], secret_access_key=keys[1], addressing_style="path",
-    )  # fmt: skip
-    bucket = Bucket(s3.endpoint_url, s3.region, name, "media/", *keys, "path")
+    bucket = Bucket(**s3.settings(name=f"test-{uuid.uuid4().hex}", prefix="media/"))
+    store = S3Store(**s3.settings(bucket=bucket.name, prefix="media/"))
     try:
         async with parts(pool, tmp_path, homeserver.url, objects=store) as ours:
             await push(pool, image("$b", "dog"))
@@ -268,7 +284,7 @@ async def test_objects_of_a_bucket_are_mended(
 
             async def flip() -> None:
                 put = bucket.client.put_object
-                await asyncio.to_thread(put, Bucket=name, Key=key, Body=flipped)
+                await asyncio.to_thread(put, Bucket=bucket.name, Key=key, Body=flipped)
                 assert [found.verdict for found in await verified(ours)] == [Verdict.DIFFERENT]
                 assert await repairer(ours).work()
 
@@ -285,56 +301,93 @@ async def test_objects_of_a_bucket_are_mended(
         await store.close()
 
 
-# Verification by itself
+# What moves leave behind
+
+EVERYTHING = Sizes(-1, 1 << 62)
 
 
-def rounds(ours: Parts, rate: int = 10**9) -> Rounds:
-    return Rounds(ours.pool, ours.store, rate, MONTH)
+async def in_another_folder(ours: Parts, folder: Path) -> HybridStore:
+    """Objects are kept there from now on; they were where they are until now."""
+    here = FilesystemStore(folder / "here")
+    await here.open()
+    former = FilesystemStore(folder / "objects")
+    return HybridStore(PostgresStore(ours.pool), here, INLINE_LIMIT, former)
 
 
-async def test_a_round_verifies_what_is_due(ours: Parts, tmp_path: Path) -> None:
-    """And finds what is damaged; what was verified within the month is passed over."""
-    before = REGISTRY.get_sample_value("archiver_verified_bytes_total") or 0
-    await rounds(ours).once()
-    after = REGISTRY.get_sample_value("archiver_verified_bytes_total") or 0
-    assert after - before == len(SMALL) + len(LARGE)
-    await lose_file(ours, tmp_path)
-    await rounds(ours).once()
+async def found_damaged(ours: Parts, store: HybridStore, name: str) -> None:
+    """Verification finds this one."""
+    blob = await blob_of(ours.pool, name)
+    checked = await Verifier(ours.pool, store, ADMIN).check([blob])
+    assert [found.sha256 for found in checked.findings] == [blob.sha256]
+
+
+async def mended_from(ours: Parts, store: HybridStore, name: str, source: str) -> bytes:
+    """The bytes, once a repair is done and has said this source."""
+    assert await repairer(ours, store).work()
     assert await known(ours.pool) == []
-    await ours.pool.execute("UPDATE blob SET verified_at = now() - interval '31 days'")
-    await rounds(ours).once()
-    [damaged] = await known(ours.pool)
-    assert damaged.sha256 == (await blob_of(ours.pool, "dog")).sha256
-    [line] = await custody(ours.pool)
-    assert line[:3] == (*OURSELVES, "verify")
-    assert await repairer(ours).work()
-    assert await known(ours.pool) == []
+    blob = await blob_of(ours.pool, name)
+    told = {"source": source}
+    assert (await custody(ours.pool))[-1] == (*OURSELVES, "repaired", blob.sha256.hex(), told)
+    return b"".join([chunk async for chunk in store.read(blob)])
 
 
-async def test_a_round_is_one_processs(ours: Parts) -> None:
-    """The others leave it to that one."""
-    async with ours.pool.acquire() as conn:
-        await conn.execute(rounds_module.TRY_LOCK, rounds_module.LOCK)
-        await rounds(ours).once()
-        never = "SELECT count(*) FROM blob WHERE verified_at IS NULL"
-        assert await ours.pool.fetchval(never) == 2
-        await conn.execute(rounds_module.UNLOCK, rounds_module.LOCK)
-    await rounds(ours).once()
-    assert await ours.pool.fetchval(never) == 0
+async def test_the_former_store_is_asked_before_the_homeserver(
+    ours: Parts, homeserver: Homeserver, tmp_path: Path
+) -> None:
+    """A copy that was damaged since it was moved is mended from where it came from."""
+    store, asked = await in_another_folder(ours, tmp_path), len(homeserver.downloads)
+    async for _ in Mover(ours.pool, store, ours.spool, ADMIN).from_former(
+        "filesystem", EVERYTHING
+    ):
+        pass
+    moved = tmp_path / "here" / key_of((await blob_of(ours.pool, "dog")).sha256)
+    moved.write_bytes(bytes(len(LARGE)))
+    await found_damaged(ours, store, "dog")
+    assert await mended_from(ours, store, "dog", "filesystem") == LARGE
+    assert moved.read_bytes() == LARGE
+    assert len(homeserver.downloads) == asked
 
 
-async def test_a_round_keeps_its_pace(ours: Parts) -> None:
-    """However fast the disk is: so many bytes a second."""
-    slow = rounds(ours, rate=1)
-    working = asyncio.create_task(slow.once())
+async def test_wrong_bytes_of_another_store_are_not_taken(ours: Parts, tmp_path: Path) -> None:
+    """The homeserver is asked then."""
+    store = await in_another_folder(ours, tmp_path)
+    await flip_file(ours, tmp_path)
+    await found_damaged(ours, store, "dog")
+    assert await mended_from(ours, store, "dog", str(mxc("dog"))) == LARGE
+    moved = tmp_path / "here" / key_of((await blob_of(ours.pool, "dog")).sha256)
+    assert moved.read_bytes() == LARGE
 
-    async def owes() -> bool:
-        return slow._free_at > time.monotonic() + INLINE_LIMIT / 2
 
-    await until(owes, "what was hashed is paid for")
-    assert not working.done()
-    working.cancel()
-    await asyncio.wait([working])
+async def test_a_store_that_is_away_keeps_nobody_from_asking_the_homeserver(
+    ours: Parts, tmp_path: Path
+) -> None:
+    """Only what asks the former store for its part waits."""
+    nowhere = FilesystemStore(tmp_path / "nowhere")
+    here = FilesystemStore(tmp_path / "objects")
+    store = HybridStore(PostgresStore(ours.pool), here, INLINE_LIMIT, nowhere)
+    await flip_file(ours, tmp_path)
+    await found_damaged(ours, store, "dog")
+    assert await mended_from(ours, store, "dog", str(mxc("dog"))) == LARGE
+
+
+@pytest.mark.parametrize("to", ["object", "inline"])
+async def test_what_a_move_within_the_archive_left_is_asked_first(
+    ours: Parts, homeserver: Homeserver, tmp_path: Path, to: str
+) -> None:
+    """Inline bytes that are an object now, or the other way, while they are not deleted yet."""
+    homeserver.give(mxc("cat"), body(b"other"))
+    mover = Mover(ours.pool, ours.store, ours.spool, ADMIN)
+    async for _ in mover.to_objects(EVERYTHING):
+        pass
+    if to == "object":
+        file_of(tmp_path, (await blob_of(ours.pool, "cat")).sha256).unlink()
+    else:
+        async for _ in mover.to_inline(EVERYTHING):
+            pass
+        await ours.pool.execute("DELETE FROM blob_data")
+    await found_damaged(ours, ours.store, "cat")
+    source = "inline" if to == "object" else "filesystem"
+    assert await mended_from(ours, ours.store, "cat", source) == SMALL
 
 
 async def test_a_patient_is_given_to_one(ours: Parts) -> None:

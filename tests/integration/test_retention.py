@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+import random
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from archiver.capture.policy import CapturePolicy
-from archiver.catalogue import holds
+from archiver.catalogue import holds, room_use
 from archiver.catalogue import retention as catalogue
 from archiver.catalogue.deletion import LOOK_AGAIN_AFTER
+from archiver.catalogue.retention import Stored
+from archiver.catalogue.room_use import Use
 from archiver.config import parse_config
 from archiver.config.retention import Rule
 from archiver.control.asked import Asked, Means
@@ -23,13 +26,14 @@ from archiver.control.reply import Reply, plain
 from archiver.errors import Cancelled
 from archiver.fetch.archive import Parts
 from archiver.keep.deletion import Deletion
-from archiver.keep.quarantine import quarantine
-from archiver.keep.retention import BY_ITSELF, Expiry, Retention
+from archiver.keep.quarantine import OURSELVES, quarantine
+from archiver.keep.retention import Expiry, Retention
+from archiver.keep.rules import Cut, Quota, hour_of
 from archiver.matrix.history import History
 from archiver.matrix.registration import Registration
 from archiver.matrix.speech import Speech
 from archiver.model import Source
-from tests.support.fetching import INLINE_LIMIT, parts, someone_waits, until
+from tests.support.fetching import INLINE_LIMIT, someone_waits, until
 from tests.support.homeserver import BOT, TOKEN, Homeserver
 from tests.support.keeping import (
     ADMIN,
@@ -66,18 +70,6 @@ PNG = b"\x89PNG\r\n\x1a\n" + os.urandom(INLINE_LIMIT - 8)
 NOW = datetime.now(UTC)
 OLD = {"keep": "90 d"}
 REASON = "retention: rule 1 (keep 90 d)"
-
-
-@pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
-async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
-    async with parts(pool, tmp_path, homeserver.url) as built:
-        yield built
 
 
 def days_ago(days: float) -> int:
@@ -117,7 +109,7 @@ async def plan(pool: Pool, *rules: dict[str, Any]) -> dict[str, int]:
 
 async def run(pool: Pool, *rules: dict[str, Any]) -> set[str]:
     """What went."""
-    going = retention(pool, *rules).run(BY_ITSELF)
+    going = retention(pool, *rules).run(OURSELVES)
     return {one.media.mxc.media_id async for gone in going for one in gone.media}
 
 
@@ -147,7 +139,7 @@ async def test_a_media_goes_with_its_bytes_and_leaves_a_tombstone(
     is_object = data is LARGE
     assert await tables(ours.pool) == {"blob": 1, "data": 1, "garbage": int(is_object)}
     told = {"media": {"rule 1 (keep 90 d)": [str(mxc("cat"))]}, "bytes": len(data)}
-    assert await custody(ours.pool) == [(*BY_ITSELF, "retention", None, told)]
+    assert await custody(ours.pool) == [(*OURSELVES, "retention", None, told)]
     assert await run(ours.pool, OLD) == set()
     for source in Source:
         async with ours.pool.acquire() as conn:
@@ -253,6 +245,18 @@ STICKERS = {"kind": "sticker", "keep": "1 d"}
         ([{"quota": 0}], hold_media, None),
         ([{"quota": 0}], set_aside, None),
         ([{"quota": INLINE_LIMIT}], nothing, None),
+        ([{"quota_per_room": 0}], nothing, 1),
+        ([{"quota_per_room": 0}], hold_media, None),
+        ([{"quota_per_room": 0}], set_aside, None),
+        ([{"quota_per_room": 0}], redact_it, 1),
+        ([{"quota_per_room": 0}], post_elsewhere, 1),
+        ([{"room": ROOM, "quota_per_room": 0}], nothing, 1),
+        ([{"room": ROOM, "quota_per_room": 0}], post_elsewhere, None),
+        ([{"room": OTHER_ROOM}, {"quota_per_room": 0}], nothing, 2),
+        ([{"room": OTHER_ROOM}, {"quota_per_room": 0}], post_elsewhere, None),
+        ([{"quota_per_room": 0}], show_as_face, None),
+        ([{"quota_per_room": 0}], send_as_sticker, None),
+        ([{"quota_per_room": INLINE_LIMIT}], nothing, None),
         ([OLD], post_again, None),
         ([{"sender": BOB}, OLD], post_again, None),
         ([{"sender": BOB, "keep": "1 d"}, OLD], post_again, 1),
@@ -305,6 +309,72 @@ async def test_a_quota_lets_go_what_was_used_longest_ago(
     assert await run(ours.pool, rule) == set()
 
 
+async def test_each_room_has_a_quota_of_its_own(ours: Parts, homeserver: Homeserver) -> None:
+    """Under one rule: of each that is over, what was used longest ago goes; what is held counts
+    and stays; no media of a room below its quota goes, however old."""
+    here, there = [f"a{number}" for number in range(5)], [f"b{number}" for number in range(3)]
+    await push(ours.pool, *(posted(f"${name}", name) for name in here))
+    await push(ours.pool, *(posted(f"${name}", name, room_id=OTHER_ROOM) for name in there))
+    await push(ours.pool, posted("$c", "c", room_id="!third"))
+    names = [*here, *there, "c"]
+    await archive(ours, homeserver, **{name: os.urandom(1000) for name in names})
+    await used(ours.pool, a0=10, a1=60, a2=30, a3=50, a4=20, b0=5, b1=40, b2=7, c=800)
+    await _hold(ours.pool, str(mxc("a1")))
+    rule = {"quota_per_room": 2000}
+    going = retention(ours.pool, rule)
+    doomed = {one.media.mxc.media_id async for page in going.plan() for one in page}
+    assert doomed == {"a2", "a3", "a4", "b1"}
+    assert [(one.room_id, one.size) for one in going.over] == [(ROOM, 5000), (OTHER_ROOM, 3000)]
+    assert await run(ours.pool, rule) == doomed
+    assert await run(ours.pool, rule) == set()
+
+
+async def test_what_is_in_several_rooms_goes_when_all_are_over(
+    ours: Parts, homeserver: Homeserver
+) -> None:
+    """It counts in each of them; one with room left keeps it, and others make room instead."""
+    await push(ours.pool, *(posted(f"${name}", name) for name in ("cat", "dog", "cow")))
+    await push(ours.pool, posted("$there", "cat", room_id=OTHER_ROOM))
+    await archive(ours, homeserver, **{name: os.urandom(1000) for name in ("cat", "dog", "cow")})
+    await used(ours.pool, cat=90, dog=60, cow=30)
+    rule = {"quota_per_room": 2000}
+    assert await plan(ours.pool, rule) == {"dog": 1}
+    others = (posted(f"${name}", name, room_id=OTHER_ROOM) for name in ("hen", "pig"))
+    await push(ours.pool, *others)
+    await archive(ours, homeserver, hen=os.urandom(1000), pig=os.urandom(1000))
+    assert await run(ours.pool, rule) == {"cat"}
+
+
+async def test_the_database_adds_up_what_rules_do(pool: Pool) -> None:
+    """Any media in any rooms: the same have to go as if each room had a rule of its own."""
+    chance = random.Random(7)  # noqa: S311  # no secret
+    alone: dict[tuple[int, str], Quota] = {}
+    kept: dict[tuple[int, str], list[Stored]] = defaultdict(list)
+    async with room_use.counting(pool) as use:
+        for number in range(2000):
+            key = chance.randrange(1, 3), f"!{chance.randrange(40)}"
+            at = NOW - timedelta(days=chance.randrange(30))
+            media = Stored(mxc(str(number)), chance.randrange(1, 99), at, [])
+            may_go = chance.random() < 0.6
+            quota = alone.setdefault(key, Quota(1500 * key[0]))
+            quota.count(media, may_go=may_go)
+            kept[key].append(media)
+            await use.add([Use(*key, hour_of(media), media.size, may_go)])
+        found = {(one.rule, one.room_id): one for one in await use.over({1: 1500, 2: 3000})}
+    for key, quota in alone.items():
+        quota.settle()
+        size = sum(media.size for media in kept[key])
+        assert (key in found) is (size > 1500 * key[0])
+        cut = Cut(found[key].last, found[key].rest) if key in found else Cut()
+        for media in kept[key]:
+            assert cut.wants(media) == quota.wants(media)
+            if quota.wants(media):
+                cut.give(media)
+                quota.give(media)
+    assert 0 < len(found) < len(alone)
+    assert await pool.fetchval("SELECT to_regclass('pg_temp.room_use')") is None
+
+
 async def test_shared_bytes_stay_while_another_has_them(
     ours: Parts, homeserver: Homeserver
 ) -> None:
@@ -351,6 +421,9 @@ async def read_it(pool: Pool) -> None:
         (OLD, set_aside, "quarantined"),
         ({"keep_unread": "30 d"}, read_it, "ready"),
         ({"quota": 0}, read_it, "ready"),
+        ({"quota_per_room": 0}, read_it, "ready"),
+        ({"quota_per_room": 0}, post_elsewhere, "ready"),
+        ({"quota_per_room": 0}, nothing, "deleted"),
         (OLD, nothing, "deleted"),
     ],
 )
@@ -445,6 +518,28 @@ async def test_the_commands(
     assert "everything is kept for ever" in plain(await retaining.plan.run(nothing_set))
 
 
+async def test_the_plan_tells_of_rooms(
+    ours: Parts, homeserver: Homeserver, http: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """Those over their quota, the largest first."""
+    await push(ours.pool, posted("$a"), posted("$b", "dog", room_id=OTHER_ROOM))
+    await archive(ours, homeserver, cat=b"woof", dog=LARGE)
+    asked = await _asked(ours, http, tmp_path, [{"sender": BOB}, {"quota_per_room": "0 B"}])
+    reply = await retaining.plan.run(asked)
+    assert plain(reply).endswith(
+        "2 rooms over the quota:\n\n"
+        f"• rule 2 (quota_per_room 0 B) · room {OTHER_ROOM} · bytes 9.8 KiB · quota 0 B\n"
+        f"• rule 2 (quota_per_room 0 B) · room {ROOM} · bytes 4 B · quota 0 B"
+    )
+    assert [rule["rooms_over"] for rule in reply.data] == [
+        [],
+        [
+            {"room_id": OTHER_ROOM, "size": len(LARGE), "quota": 0},
+            {"room_id": ROOM, "size": 4, "quota": 0},
+        ],
+    ]
+
+
 async def test_who_has_enough_is_told_how_far_it_came(
     ours: Parts, homeserver: Homeserver, http: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
@@ -508,6 +603,7 @@ async def test_no_look_reads_a_table_whole(pool: Pool) -> None:
     names = ["a"] * 100, [str(number) for number in range(100)]
     for statement, arguments in (
         (catalogue.PAGE, ([ROOM], [BOB], "a", "5", 300)),
+        (catalogue.PAGE, (None, [BOB], "a", "5", 300)),
         (catalogue.THESE, ([ROOM], [BOB], *names)),
         (catalogue.HELD, names),
     ):

@@ -195,7 +195,11 @@ async def test_the_archive_is_counted(archive: Archive, reader: Reader) -> None:
     assert figures.pop("totals")["bytes"] == len(DATA)
     assert len(figures.pop("growth")) == 12
     assert figures.pop("forecast")["bytes_per_day"] == len(DATA)
+    assert figures.pop("counted_at")
+    assert figures.pop("verified")["never"] == 1
+    assert figures.pop("now")["damaged"]["blobs"] == 0
     assert figures == {
+        "processing": {"pending": 0, "failed": 0},
         "media": {"failed": 1, "ready": 1},
         "events": {"m.room.message": 1},
         "blobs": {"inline": {"blobs": 1, "bytes": len(DATA)}},

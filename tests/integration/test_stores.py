@@ -90,17 +90,8 @@ async def filesystem_store(tmp_path: Path) -> FilesystemStore:
 
 @asynccontextmanager
 async def s3_at(endpoint: S3Endpoint, bucket: str) -> AsyncIterator[S3Store]:
-    store = S3Store(
-        endpoint_url=endpoint.endpoint_url,
-        region=endpoint.region,
-        bucket=bucket,
-        prefix="media/",
-        access_key_id=endpoint.access_key_id,
-        secret_access_key=endpoint.secret_access_key,
-        addressing_style="path",
-        single_size=PART,
-        part_size=PART,
-    )
+    parts = {"single_size": PART, "part_size": PART}
+    store = S3Store(**endpoint.settings(bucket=bucket, prefix="media/", **parts))
     try:
         yield store
     finally:
@@ -110,9 +101,7 @@ async def s3_at(endpoint: S3Endpoint, bucket: str) -> AsyncIterator[S3Store]:
 @pytest.fixture
 def bucket(s3: S3Endpoint) -> Bucket:
     """The bucket of `s3_store`, looked at from the side."""
-    name = f"test-{uuid.uuid4().hex}"
-    keys = (s3.access_key_id, s3.secret_access_key)
-    return Bucket(s3.endpoint_url, s3.region, name, "media/", *keys, "path")
+    return Bucket(**s3.settings(name=f"test-{uuid.uuid4().hex}", prefix="media/"))
 
 
 @pytest.fixture

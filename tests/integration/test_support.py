@@ -6,16 +6,15 @@ import asyncio
 import json
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import asyncpg
-import boto3
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from botocore.config import Config
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from tests.support.matrix import MatrixError
@@ -24,25 +23,7 @@ from tests.support.swift import S3Endpoint, Swift
 from tests.support.synapse import Synapse
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3 import S3Client
-
     from archiver.db.pool import Pool
-
-
-def s3_client(endpoint: S3Endpoint, secret: str | None = None) -> S3Client:
-    """A client that does not hide an outage behind retries."""
-    return boto3.client(
-        "s3",
-        endpoint_url=endpoint.endpoint_url,
-        region_name=endpoint.region,
-        aws_access_key_id=endpoint.access_key_id,
-        aws_secret_access_key=secret or endpoint.secret_access_key,
-        config=Config(
-            signature_version="s3v4",
-            s3={"addressing_style": "path"},
-            retries={"total_max_attempts": 1},
-        ),
-    )
 
 
 async def test_a_test_has_a_migrated_database_of_its_own(
@@ -81,13 +62,13 @@ async def test_postgresql_comes_back_after_a_crash(own_postgres: PostgresProcess
 def test_s3_checks_the_signature(s3: S3Endpoint) -> None:
     """A wrong secret is refused, so that a test of signed URLs proves something."""
     with pytest.raises(ClientError) as refusal:
-        s3_client(s3, secret="wrong").list_buckets()
+        replace(s3, secret_access_key="wrong").client().list_buckets()
     assert refusal.value.response["Error"]["Code"] == "SignatureDoesNotMatch"
 
 
 def test_s3_keeps_its_objects_over_an_outage(swift: Swift, s3: S3Endpoint) -> None:
     """While it is stopped nothing answers; afterwards the object is there, under the same URL."""
-    client = s3_client(s3)
+    client = s3.client()
     bucket = f"outage-{secrets.token_hex(4)}"
     client.create_bucket(Bucket=bucket)
     client.put_object(Bucket=bucket, Key="kept", Body=b"bytes")

@@ -8,7 +8,7 @@ import os
 import time
 import tracemalloc
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,18 +42,11 @@ LONG_AGO = timedelta(days=2)
 
 
 @pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
-async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
+async def ours(ours: Parts, homeserver: Homeserver) -> Parts:
     """An archive with a small and a large media."""
-    async with parts(pool, tmp_path, homeserver.url) as built:
-        await push(pool, image("$a", "cat"), image("$b", "dog"))
-        await archive(built, homeserver, cat=SMALL, dog=LARGE)
-        yield built
+    await push(ours.pool, image("$a", "cat"), image("$b", "dog"))
+    await archive(ours, homeserver, cat=SMALL, dog=LARGE)
+    return ours
 
 
 async def swept(ours: Parts, *, delete: bool = False) -> Swept:
@@ -226,15 +219,7 @@ async def test_a_bucket_is_swept_as_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its list comes in pages, and in the order of the names."""
-    store = S3Store(
-        endpoint_url=s3.endpoint_url,
-        region=s3.region,
-        bucket=f"test-{uuid.uuid4().hex}",
-        prefix="media/",
-        access_key_id=s3.access_key_id,
-        secret_access_key=s3.secret_access_key,
-        addressing_style="path",
-    )
+    store = S3Store(**s3.settings(bucket=f"test-{uuid.uuid4().hex}", prefix="media/"))
     try:
         async with parts(pool, tmp_path, homeserver.url, objects=store) as ours:
             names = ["cow", "dog", "hen", "pig"]

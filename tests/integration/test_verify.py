@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from archiver.errors import StoreUnavailable
 from archiver.fetch.archive import Parts
 from archiver.keep import verify
 from archiver.keep.verify import Checked, Finding, Verdict, Verifier
-from tests.support.fetching import INLINE_LIMIT, parts
+from tests.support.fetching import INLINE_LIMIT
 from tests.support.homeserver import Homeserver
 from tests.support.keeping import ADMIN, archive, blob_of, custody, file_of, media, states
 from tests.support.redacting import image, mxc, push
@@ -32,18 +32,11 @@ SMALL, LARGE = os.urandom(INLINE_LIMIT), os.urandom(INLINE_LIMIT + 1)
 
 
 @pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
-async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
+async def ours(ours: Parts, homeserver: Homeserver) -> Parts:
     """An archive with a small and a large media."""
-    async with parts(pool, tmp_path, homeserver.url) as built:
-        await push(pool, image("$a", "cat"), image("$b", "dog"))
-        await archive(built, homeserver, cat=SMALL, dog=LARGE)
-        yield built
+    await push(ours.pool, image("$a", "cat"), image("$b", "dog"))
+    await archive(ours, homeserver, cat=SMALL, dog=LARGE)
+    return ours
 
 
 async def everything(ours: Parts) -> Checked:

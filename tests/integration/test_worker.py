@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
-import pytest
 from aiohttp import web
 
 from archiver.db.migrate import migrate
@@ -35,18 +34,6 @@ from tests.support.postgres import PostgresProcess
 
 LONG = timedelta(seconds=60)
 LARGE = os.urandom(INLINE_LIMIT + 1)
-
-
-@pytest.fixture
-async def homeserver() -> AsyncIterator[Homeserver]:
-    async with Homeserver() as server:
-        yield server
-
-
-@pytest.fixture
-async def ours(pool: Pool, tmp_path: Path, homeserver: Homeserver) -> AsyncIterator[Parts]:
-    async with parts(pool, tmp_path, homeserver.url) as built:
-        yield built
 
 
 @asynccontextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +34,9 @@ from tests.support.redacting import (
 from tests.support.samples import film, png, wav
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from archiver.capture.policy import CapturePolicy
     from archiver.db.pool import Pool, Row
 
 WHO = ("shell:test", "shell")
@@ -117,19 +122,64 @@ async def export(ours: Parts, out: Path, wanted: Selection | None = None) -> Exp
     return await exporter.export(wanted or Selection(ROOM), out)
 
 
-async def bring(ours: Parts, bag: Path) -> tuple[Imported, list[str]]:
+async def bring(
+    ours: Parts,
+    bag: Path,
+    policy: CapturePolicy = EVERYTHING,
+    *,
+    deleted_too: bool = False,
+    progress: Callable[[Imported], Awaitable[None]] | None = None,
+) -> tuple[Imported, list[str]]:
     """Imports a bag; also what was told."""
     told: list[str] = []
-    importer = Importer(ours.pool, ours.store, ours.spool, EVERYTHING, inspect, WHO, told.append)
+    importer = Importer(
+        ours.pool, ours.store, ours.spool, policy, inspect, WHO, told.append, progress,
+        deleted_too=deleted_too,
+    )  # fmt: skip
     return await importer.import_(bag), told
 
 
-def check(bag: Path, *words: str) -> tuple[int, str]:
-    """What a bare Python says of a bag with nothing but its files."""
-    command = [sys.executable, "-I", "-S", str(bag / "check.py"), *words]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/")
-    assert done.stderr == ""
-    return done.returncode, done.stdout
+def forge(bag: Path, name: str, data: bytes) -> None:
+    """Puts a file into a bag, or another one in its place, as who made the bag could."""
+    (bag / name).write_bytes(data)
+    _list(bag / "manifest-sha256.txt", name, data)
+    manifest = (bag / "manifest-sha256.txt").read_bytes()
+    _list(bag / "tagmanifest-sha256.txt", "manifest-sha256.txt", manifest)
+
+
+def _list(manifest: Path, name: str, data: bytes) -> None:
+    lines = manifest.read_text("utf-8").splitlines()
+    others = [line for line in lines if not line.endswith(f"  {name}")]
+    listed = [*others, f"{hashlib.sha256(data).hexdigest()}  {name}"]
+    manifest.write_text("".join(f"{line}\n" for line in listed), "utf-8")
+
+
+def pythons() -> list[str]:
+    """Every interpreter of this machine from Python 3.8 on, as it is and not what leads there."""
+    own = Path(sys.executable).resolve()
+    names = ("python3", *(f"python3.{minor}" for minor in range(8, 16)))
+    places = {f"/usr/bin/{name}" for name in names} | {shutil.which(name) or "" for name in names}
+    beside = own.parents[2].glob("*/bin/python3")  # where several are installed side by side
+    places |= set(map(str, beside))
+    found = {_itself(place) for place in places if place and Path(place).exists()}
+    return [str(own), *sorted(found - {str(own), ""})]
+
+
+def _itself(python: str) -> str:
+    """Where an interpreter really is; nothing where it is too old, or none that runs."""
+    told = "import sys; print(sys.executable if sys.version_info >= (3, 8) else '')"
+    command = [python, "-I", "-S", "-c", told]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    said = done.stdout.strip()
+    return str(Path(said).resolve()) if done.returncode == 0 and said else ""
+
+
+def check(bag: Path, *words: str, python: str = sys.executable) -> tuple[int, str]:
+    """What a bare Python in an empty environment says of a bag with nothing but its files."""
+    command = [python, "-I", "-S", str(bag / "check.py"), *words]
+    done = subprocess.run(command, check=False, capture_output=True, cwd="/", env={})
+    assert done.stderr == b""
+    return done.returncode, done.stdout.decode()
 
 
 def files(bag: Path) -> dict[str, int]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from archiver.catalogue.targets import Target
 from archiver.fetch.archive import Parts, archive_one
-from archiver.keep.quarantine import Who
+from archiver.keep.quarantine import Done, Who, quarantine, release
 from archiver.model import Blob, Place
 from tests.support.fetching import claim
 from tests.support.homeserver import Homeserver
@@ -35,6 +35,16 @@ async def archive(ours: Parts, homeserver: Homeserver, **bodies: bytes) -> None:
     for _ in bodies:
         [job] = await claim(ours.pool)
         await archive_one(job, ours)
+
+
+async def hide(pool: Pool, target: Target, reason: str = "") -> Done:
+    """Quarantines to the end."""
+    return [Done(), *[done async for done in quarantine(pool, target, reason, ADMIN)]][-1]
+
+
+async def show(pool: Pool, target: Target) -> Done:
+    """Releases to the end."""
+    return [Done(), *[done async for done in release(pool, target, ADMIN)]][-1]
 
 
 async def states(pool: Pool) -> dict[str, str]:

@@ -223,9 +223,10 @@ async def serving(
     access: Access | None = None,
     hot_cache: int = 64 * 1024 * 1024,
     demand: Demand | None = None,
+    listener: Listener | None = None,
 ) -> AsyncIterator[TestServer]:
     """The readers' door, open, and listening to the database."""
-    listener = Listener(dsn)
+    listener = listener or Listener(dsn)
     rules = access or Access()
     async with open_maker(archive.pool, archive.store, archive.folder / "spool", 2) as maker:
         door = Serving(

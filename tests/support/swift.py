@@ -10,10 +10,17 @@ import pwd
 import secrets
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.config import Config
 
 from tests.support.process import Server, ServerError, accepts, answers, free_port
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 REGION = "us-east-1"
 ACCOUNT, USER = "archive", "tester"
@@ -104,6 +111,25 @@ class S3Endpoint:
     region: str
     access_key_id: str
     secret_access_key: str
+
+    def settings(self, **more: Any) -> dict[str, Any]:
+        """`storage.s3` of config.yaml, but for the bucket; our own classes take the same words."""
+        return {**asdict(self), "addressing_style": "path", **more}
+
+    def client(self) -> S3Client:
+        """One that does not hide an outage behind retries. To be closed."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.endpoint_url,
+            region_name=self.region,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            config=Config(
+                signature_version="s3v4",
+                s3={"addressing_style": "path"},
+                retries={"total_max_attempts": 1},
+            ),
+        )
 
 
 class Swift:

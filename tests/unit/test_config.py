@@ -43,6 +43,7 @@ DEFAULTS: dict[str, Any] = {
     "capture.delete_after": timedelta(days=7),
     "retention.rules": (),
     "retention.every": timedelta(hours=1),
+    "quarantine.tell_homeserver": False,
     "history.reconcile_every": timedelta(minutes=10),
     "history.remote_rate": 64 * 1024,
     "worker.concurrency": 8,
@@ -52,6 +53,12 @@ DEFAULTS: dict[str, Any] = {
     "worker.verify_every": timedelta(days=30),
     "thumbnails.helpers": 2,
     "thumbnails.background": True,
+    "scan.with": None,
+    "scan.clamd": "127.0.0.1:3310",
+    "scan.command": (),
+    "scan.max_size": 100 * MIB,
+    "scan.timeout": timedelta(minutes=2),
+    "scan.concurrency": 2,
     "serve.listen": ("127.0.0.1", 29341),
     "serve.public_url": "http://localhost:29341",
     "serve.matrix_tokens": "admins",
@@ -70,7 +77,16 @@ DEFAULTS: dict[str, Any] = {
     "bot.admins": (),
     "bot.power_level": None,
     "bot.confirm_within": timedelta(minutes=10),
-    "bot.notify": ("trouble", "disk", "failed", "gaps", "damage", "custody"),
+    "bot.notify": (
+        "trouble",
+        "disk",
+        "failed",
+        "gaps",
+        "damage",
+        "custody",
+        "infected",
+        "scan",
+    ),
     "log.format": "console",
     "log.level": "info",
 }
@@ -223,6 +239,9 @@ DATABASE = "is neither embedded nor a URL like postgresql://user:password@host/n
 NO_KEY = "there is no such key; see config.example.yaml for all of them"
 LIST = "is a list: write - item lines below it, or [one, two]"
 SECTION = "is a section: it holds keys of its own"
+CLAMD = (
+    "is neither an address like 127.0.0.1:3310 nor the path of a socket like /run/clamav/clamd.ctl"
+)
 NAME = "is no server name: the part of user ids after the colon, like example.com"
 
 
@@ -316,6 +335,18 @@ NAME = "is no server name: the part of user ids after the colon, like example.co
             "serve: {signed_for_at_most: 400 d}",
             "serve.signed_for_at_most: is outside a second to a year (it is '400 d')",
         ),
+        ("scan: {with: antivir}", "scan.with: is not 'clamd' or 'command' (it is 'antivir')"),
+        ("scan: {clamd: 3310}", f"scan.clamd: {CLAMD} (it is 3310)"),
+        ("scan: {clamd: 'host:99999'}", f"scan.clamd: {CLAMD} (it is 'host:99999')"),
+        ("scan: {clamd: run/clamd.ctl}", f"scan.clamd: {CLAMD} (it is 'run/clamd.ctl')"),
+        ("scan: {command: clamdscan -}", f"scan.command: {LIST} (it is 'clamdscan -')"),
+        (
+            "scan: {with: command}",
+            "scan: with is command, and command names no program: write a list of it",
+        ),
+        ("scan: {timeout: 0 s}", "scan.timeout: is outside a second to an hour (it is '0 s')"),
+        ("scan: {concurrency: 0}", "scan.concurrency: is outside 1 to 64 (it is 0)"),
+        ("scan: {max_size: null}", f"scan.max_size: {SIZE} (it is None)"),
         ("retention: {rules: {keep: 1 d}}", f"retention.rules: {LIST}"),
         ("retention: {rules: [{typo: 1}]}", f"retention.rules.0.typo: {NO_KEY}"),
         ("retention: {every: 0 s}", "retention.every: is shorter than a second (it is '0 s')"),
@@ -330,7 +361,11 @@ NAME = "is no server name: the part of user ids after the colon, like example.co
         ("retention: {rules: [{quota: much}]}", f"retention.rules.0.quota: {SIZE} (it is 'much')"),
         (
             "retention: {rules: [{keep: 1 d}, {keep: forever, quota: 1 GiB}]}",
-            "retention.rules.1: says more than one of keep, keep_unread and quota",
+            "retention.rules.1: says more than one of keep, keep_unread, quota and quota_per_room",
+        ),
+        (
+            "retention: {rules: [{quota: 1 GiB, quota_per_room: 1 GiB}]}",
+            "retention.rules.0: says more than one of keep, keep_unread, quota and quota_per_room",
         ),
         (
             "retention: {rules: [{room: '#a:b'}]}",

@@ -112,6 +112,31 @@ def test_a_quota_counts_what_it_may_not_delete(media: Stored, verdict: Verdict) 
 
 
 @pytest.mark.parametrize(
+    ("media", "verdict"),
+    [
+        (stored(naming(1)), Verdict(1, frozenset(), frozenset({(1, ROOM)}))),
+        (
+            stored(naming(1), naming(2, room_id="!b")),
+            Verdict(1, frozenset(), frozenset({(1, ROOM), (1, "!b")})),
+        ),
+        (
+            stored(naming(2), naming(1, kind="video")),
+            Verdict(2, frozenset(), frozenset({(1, ROOM), (2, ROOM)})),
+        ),
+        (
+            stored(naming(1), naming(1, kind="sticker")),
+            Verdict(None, frozenset(), frozenset({(1, ROOM)})),
+        ),
+        (stored(naming(1, room_id=None)), STAYS),
+    ],
+)
+def test_a_quota_of_each_room_is_asked_in_every_room(media: Stored, verdict: Verdict) -> None:
+    """What was posted in none that is known stays."""
+    rules = [rule(kind="image", quota_per_room="1 GiB"), rule(quota_per_room="2 GiB")]
+    assert judge(rules, OURS, media, NOW) == verdict
+
+
+@pytest.mark.parametrize(
     ("limit", "kept", "gone"),
     [
         (4, 0, []),
@@ -157,6 +182,7 @@ def test_of_one_hour_no_more_go_than_have_to() -> None:
         ({"keep": "90 min"}, "keep 90 min"),
         ({"keep_unread": "90 s"}, "keep_unread 90 s"),
         ({"quota": "10 GiB"}, "quota 10.0 GiB"),
+        ({"quota_per_room": "1 GiB"}, "quota_per_room 1.0 GiB"),
     ],
 )
 def test_a_tombstone_tells_the_rule(fields: dict[str, str], words: str) -> None:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from archiver.catalogue import coverage, knowledge, tallies
-from archiver.catalogue.stats import statistics
-from archiver.catalogue.tallies import Group, Tally
+from archiver.catalogue import coverage, knowledge
+from archiver.catalogue.counting import OVERDUE, Count, Counted, anew, recent
+from archiver.catalogue.stats import FIGURES, told
+from archiver.catalogue.tallies import Group, groups
 from archiver.control.asked import Asked
 from archiver.control.commands.sizing import sizes
 from archiver.control.definition import command
 from archiver.control.reply import Reply, Table, said
 from archiver.control.watching.disks import Space, spaces
-from archiver.control.words import plural, short
+from archiver.control.words import plural, short, span
 from archiver.units import format_size
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ GROUPS = ("room", "user", "type", "month")
 
 @command("stats")
 @click.argument("group", type=click.Choice(GROUPS), required=False)
-async def stats(asked: Asked, group: Group | None) -> Reply:
+@click.option("--now", is_flag=True, help="Count now, which takes a while in a large archive.")
+async def stats(asked: Asked, group: Group | None, now: bool) -> Reply:
     """Count media, files, events and what is missing; or media and bytes by GROUP.
 
     Without a group: media by state, files and bytes by place, events by type, what sharing bytes
@@ -41,33 +43,50 @@ async def stats(asked: Asked, group: Group | None) -> Reply:
     With room, user or type: the 15 that hold most bytes. With month: the latest 15. A media counts
     once in its group, and so do bytes that several media of the group share. The type is what the
     bytes are, whatever their sender called them.
+
+    A large archive is counted every few minutes, and it is told how long ago; with --now it is
+    counted for you.
     """
     async with asked.means.pool.acquire() as conn:
         if group is not None:
-            return await _grouped(conn, group)
-        figures = await statistics(conn)
-        rooms = await _least_complete(conn)
+            return await _grouped(conn, group, now=now)
+        counted, lacking = [await _counted(conn, what, now=now) for what in (FIGURES, LEAST)]
+        figures = await told(conn, counted)
+        rooms = await _named(conn, lacking.value)
     tables = (
         *_totals(figures),
         *sizes(figures, await _room_left(asked.means.config)),
         *_coverage(figures["coverage"]),
         *_rooms(rooms),
     )
-    return said(*(part for title, table in tables for part in (title, table)), data=figures)
+    shown = [part for title, table in tables for part in (title, table)]
+    return said(*_when(counted), *shown, data=figures)
 
 
-async def _grouped(conn: Connection, group: Group) -> Reply:
-    found = await tallies.by(conn, group, MOST)
+async def _counted(conn: Connection, what: Count, *, now: bool) -> Counted:
+    """By us only where nobody else does so in time."""
+    return await (anew(conn, what) if now else recent(conn, what, OVERDUE))
+
+
+def _when(counted: Counted) -> list[str]:
+    seconds = counted.age.total_seconds()
+    return [f"Counted {span(seconds)} ago; --now counts anew."] if seconds else []
+
+
+async def _grouped(conn: Connection, group: Group, *, now: bool) -> Reply:
+    counted = await _counted(conn, groups(group, MOST), now=now)
+    found: list[dict[str, Any]] = counted.value
     names: dict[str, str] = {}
     if group == "room":
-        known = await knowledge.rooms(conn, [tally.key for tally in found if tally.key])
+        known = await knowledge.rooms(conn, [tally["key"] for tally in found if tally["key"]])
         names = {room_id: room.name or room_id for room_id, room in known.items()}
     if not found:
         return said("Nothing is archived yet.", data=[])
-    rows = tuple(_tally(tally, names.get(tally.key, tally.key)) for tally in found)
+    rows = tuple(_tally(tally, names.get(tally["key"], tally["key"])) for tally in found)
     order = "the latest first" if group == "month" else "most bytes first"
-    data = [{**tally._asdict(), "name": names.get(tally.key)} for tally in found]
-    return said(f"By {group}, {order}:", Table(("", "media", ""), rows), data=data)
+    data = [{**tally, "name": names.get(tally["key"])} for tally in found]
+    table = Table(("", "media", ""), rows)
+    return said(f"By {group}, {order}:", table, *_when(counted), data=data)
 
 
 async def _room_left(config: Config) -> Space | None:
@@ -78,20 +97,24 @@ async def _room_left(config: Config) -> Space | None:
     return found[0] if found else None
 
 
-def _tally(tally: Tally, name: str) -> tuple[str, str, str]:
-    return short(name) or "(unknown)", f"{tally.media:,}", format_size(tally.bytes)
+def _tally(tally: Mapping[str, Any], name: str) -> tuple[str, str, str]:
+    return short(name) or "(unknown)", f"{tally['media']:,}", format_size(tally["bytes"])
 
 
 async def _least_complete(conn: Connection) -> list[dict[str, Any]]:
     room_ids = [
         row["room_id"] for row in await coverage.least_complete(conn, ROOMS) if row["room_id"]
     ]
-    known = await knowledge.rooms(conn, room_ids)
     covered = await coverage.of_rooms(conn, room_ids)
-    return [
-        {"room_id": room_id, "name": known[room_id].name, "coverage": covered[room_id]}
-        for room_id in room_ids
-    ]
+    return [{"room_id": room_id, "coverage": covered[room_id]} for room_id in room_ids]
+
+
+LEAST = Count("least complete rooms", _least_complete)
+
+
+async def _named(conn: Connection, rooms: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    known = await knowledge.rooms(conn, [room["room_id"] for room in rooms])
+    return [{**room, "name": known[room["room_id"]].name} for room in rooms]
 
 
 def _totals(figures: Mapping[str, Any]) -> Iterator[tuple[str, Table]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 import click
 
@@ -14,8 +15,10 @@ from archiver.control.commands.verifying import Notice
 from archiver.control.dates import DATE
 from archiver.control.definition import command
 from archiver.control.reply import Reply, Table, said
-from archiver.control.words import moment, plural, short
+from archiver.control.words import moment, plural, short, span
+from archiver.keep.anchoring import Expired
 from archiver.keep.custody_check import CustodyCheck
+from archiver.units import format_size
 
 LINES = 20
 DETAIL = 120  # characters, shown
@@ -72,9 +75,10 @@ async def custody(asked: Asked, target: Target | None, since: datetime | None) -
 async def custody_verify(asked: Asked, head: bytes | None) -> Reply:
     """Verify that nothing was changed, removed or slipped in below custody's seals.
 
-    Every row is hashed anew and compared with its seal, and every seal with the one before. With
-    --head also whether the chain has a head that was told on a former day: without one, nobody can
-    tell that the whole chain or its end was made anew.
+    Every row is hashed anew and compared with its seal, every seal with the one before, and every
+    note of a read that is still kept with what it was. With --head also whether the chain has a
+    head that was told on a former day: without one, nobody can tell that the whole chain or its
+    end was made anew.
     """
     check, notice = CustodyCheck(asked.means.pool, head), Notice(asked)
     async for _ in check.run():
@@ -82,22 +86,62 @@ async def custody_verify(asked: Asked, head: bytes | None) -> Reply:
         await notice.show(f"Verified {told}.")
     told = f"{plural(check.rows, 'line')} in {plural(check.seals, 'seal')}"
     rest = f"{check.unsealed:,} not sealed yet"
-    data = {
+    if check.waiting:
+        its = "its" if check.waiting == 1 else "their"
+        rest += f", {plural(check.waiting, 'capture or read', 'captures or reads')} on {its} way"
+    if check.reads:
+        told += f", with {plural(check.reads, 'read')}"
+    kept, data = asked.means.config.serve.keep_reads, _data(check)
+    gone = [_gone(check.expired, kept)] if check.expired else []
+    if not check.bad:
+        parts = (f"All is as it was: {told}; {rest}.", *gone, f"Head: {check.head.hex()}")
+        return said(*parts, data=data)
+    first = f"{plural(check.bad, 'difference')} in {told}; {rest}. The first:"
+    table = Table(("",), tuple((wrong,) for wrong in check.wrong))
+    return Reply((*gone, first, table), data, failed=True)
+
+
+def _data(check: CustodyCheck) -> dict[str, Any]:
+    gone = check.expired
+    return {
         "lines": check.rows,
         "seals": check.seals,
         "unsealed": check.unsealed,
+        "reads": check.reads,
+        "waiting": check.waiting,
+        "expired": gone
+        and {
+            "reads": gone.reads,
+            "youngest_seconds": gone.youngest.total_seconds(),
+            "line": gone.line,
+        },
         "head": check.head.hex(),
         "differences": check.bad,
         "first": check.wrong,
     }
-    if not check.bad:
-        return said(f"All is as it was: {told}; {rest}.", f"Head: {check.head.hex()}", data=data)
-    parts = [f"{plural(check.bad, 'difference')} in {told}; {rest}. The first:"]
-    table = Table(("",), tuple((wrong,) for wrong in check.wrong))
-    return Reply((*parts, table), data, failed=True)
 
 
-def _told(detail: dict[str, object]) -> str:
+def _gone(expired: Expired, kept: timedelta | None) -> str:
+    """What an auditor is to know of reads that were deleted, which is no difference."""
+    were = "read was" if expired.reads == 1 else "reads were"
+    told = f"{expired.reads:,} {were} deleted as expired, the youngest"
+    told += f" {span(expired.youngest.total_seconds())} old"
+    if kept is not None and expired.youngest >= kept:
+        return f"{told}."
+    whiles = "keeps them for ever" if kept is None else f"is {span(kept.total_seconds())}"
+    return (
+        f"{told} (row {expired.line}), while serve.keep_reads {whiles}: it was shorter then, or"
+        " somebody deleted them who may run SQL."
+    )
+
+
+def _told(detail: dict[str, Any]) -> str:
+    match detail:
+        case {"of": int(), "media": [[_, str(sha256), int(size), *state], *_]}:
+            told = f"SHA-256 {sha256}, {format_size(size)}"
+            return f"{told}, refused: into quarantine" if state else told
+        case {"of": int(number)}:
+            return plural(number, "media", "media")
     return short(", ".join(f"{key}: {value}" for key, value in detail.items()), DETAIL)
 
 

@@ -7,7 +7,7 @@ from contextlib import aclosing
 
 import click
 
-from archiver.catalogue import previews
+from archiver.catalogue import custody, previews
 from archiver.catalogue.media import Media, look
 from archiver.catalogue.previews import Preview
 from archiver.control.arguments import MXC, Target, mxc_of
@@ -47,6 +47,7 @@ async def preview(asked: Asked, mxc: Target) -> Reply:
         found = await look(conn, media, with_name=True, with_data=False, hides=hides)
         blob = _shown(media, found)
         known = await previews.find(conn, blob.sha256)
+        await custody.note(conn, asked.actor, asked.place, "preview", str(media))
     name = _name(found.filename if found else None, media)
     copy = known.mxc or await _upload(means, blob, name)
     picture = Picture(copy, blob.facts.mimetype or "", blob.size, known.width, known.height, name)

@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import aclosing
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from archiver.catalogue.room_use import Over
 from archiver.control.asked import Asked
 from archiver.control.commands.verifying import Notice
 from archiver.control.definition import command
 from archiver.control.reply import Reply, Table, said
-from archiver.control.words import moment
+from archiver.control.words import moment, plural
 from archiver.errors import Cancelled, OperationError
+from archiver.keep.gentle import gently
 from archiver.keep.quarantine import Who
 from archiver.keep.retention import Doomed, Retention
 from archiver.keep.rules import label
 from archiver.units import format_size
+
+SHOWN = 20  # rooms
 
 
 class _Share(NamedTuple):
@@ -36,9 +40,10 @@ class _Share(NamedTuple):
 async def plan(asked: Asked) -> Reply:
     """Tell what the rules of retention would let go now, rule by rule; nothing is deleted.
 
-    Bytes that others share are counted, though they stay.
+    Bytes that others share are counted, though they stay. The largest rooms over the quota of each
+    room are shown as well; what is posted in several goes when it has to make room in all of them.
     """
-    shares = await _planned(asked)
+    shares, over = await _planned(asked)
     if not shares:
         return said("There are no rules: everything is kept for ever.", data=[])
     media, size = sum(one.media for one in shares), sum(one.size for one in shares)
@@ -48,9 +53,13 @@ async def plan(asked: Asked) -> Reply:
         (name, f"{share.media:,}", format_size(share.size), moment(share.oldest))
         for name, share in zip(names, shares, strict=True)
     ]
-    data = [{"rule": name, **one._asdict()} for name, one in zip(names, shares, strict=True)]
+    data = [
+        {"rule": name, **share._asdict(), "rooms_over": _rooms(over, number)}
+        for number, (name, share) in enumerate(zip(names, shares, strict=True), 1)
+    ]
     told = f"Now would go {_media(media, size)}." if media else "Now nothing would go."
-    return said(told, Table(("rule", "media", "bytes", "oldest"), tuple(rows)), data=data)
+    table = Table(("rule", "media", "bytes", "oldest"), tuple(rows))
+    return said(told, table, *_shown(over, names), data=data)
 
 
 async def ask_run(asked: Asked) -> Reply:
@@ -69,7 +78,7 @@ async def run(asked: Asked) -> Reply:
     """
     who, notice, media, size = Who(asked.actor, asked.place), Notice(asked), 0, 0
     try:
-        async with aclosing(_retention(asked).run(who)) as pages:
+        async with aclosing(gently(_retention(asked).run(who))) as pages:
             async for gone in pages:
                 media, size = media + len(gone.media), size + gone.size
                 await notice.show(f"Gone so far: {_media(media, size)}.")
@@ -79,15 +88,34 @@ async def run(asked: Asked) -> Reply:
     return said(f"Deleted {_media(media, size)}.", data={"media": media, "size": size})
 
 
-async def _planned(asked: Asked) -> Sequence[_Share]:
-    """One share a rule."""
+def _rooms(over: Sequence[Over], number: int) -> list[dict[str, Any]]:
+    """The largest rooms over the quota of one rule."""
+    found = [one for one in over if one.rule == number][:SHOWN]
+    return [{"room_id": one.room_id, "size": one.size, "quota": one.quota} for one in found]
+
+
+def _shown(over: Sequence[Over], names: Sequence[str]) -> list[str | Table]:
+    if not over:
+        return []
+    rows = [
+        (names[one.rule - 1], one.room_id, format_size(one.size), format_size(one.quota))
+        for one in over[:SHOWN]
+    ]
+    more = f", of which the {SHOWN} largest are" if len(over) > SHOWN else ""
+    told = f"{plural(len(over), 'room')} over the quota{more}:"
+    return [told, Table(("rule", "room", "bytes", "quota"), tuple(rows))]
+
+
+async def _planned(asked: Asked) -> tuple[Sequence[_Share], Sequence[Over]]:
+    """One share a rule, and the rooms over their quota."""
+    retention = _retention(asked)
     shares, notice = [_Share() for _ in asked.means.config.retention.rules], Notice(asked)
-    async with aclosing(_retention(asked).plan()) as pages:
+    async with aclosing(retention.plan()) as pages:
         async for page in pages:
             for one in page:
                 shares[one.rule - 1] = shares[one.rule - 1].plus(one)
             await notice.show(f"Would go so far: {sum(one.media for one in shares):,} media.")
-    return shares
+    return shares, retention.over
 
 
 def _retention(asked: Asked) -> Retention:

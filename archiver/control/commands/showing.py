@@ -152,6 +152,8 @@ def _bytes(blob: Row) -> str:
     if blob["duration_ms"] is not None:
         facts.append(f"{blob['duration_ms'] / 1000:.1f} s")
     facts += [f"kept {blob['place']}", f"verified {moment(blob['verified_at'])}"]
+    if blob["locked_at"]:
+        facts.append(f"locked in its bucket since {moment(blob['locked_at'])}")
     if blob["media"] > 1:
         facts.append(f"shared by {blob['media']:,} media")
     damaged = ""
@@ -159,7 +161,15 @@ def _bytes(blob: Row) -> str:
         damaged = (
             f"\n❌ damaged since {moment(blob['damaged_at'])}: it is fetched again, see `verify`"
         )
-    return f"{', '.join(facts)}\nSHA-256 {blob['sha256']}{damaged}"
+    return f"{', '.join(facts)}\nSHA-256 {blob['sha256']}{damaged}{_scan(blob)}"
+
+
+def _scan(blob: Row) -> str:
+    if blob["scan"] is None:
+        return ""
+    reason = f": {blob['scan_reason']}" if blob["scan_reason"] else ""
+    engine = f" ({blob['scan_engine']})" if blob["scan_engine"] else ""
+    return f"\nscan {moment(blob['scanned_at'])}: {blob['scan']}{reason}{engine}"
 
 
 def _posted(known: Known) -> list[str | Table]:

@@ -11,8 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archiver.catalogue import health, moments, stats
+from archiver.catalogue import health, moments, present
+from archiver.catalogue.counting import at_hand
 from archiver.catalogue.moments import Moment
+from archiver.catalogue.stats import FIGURES
 from archiver.control.asked import Asked, Means
 from archiver.control.definition import command
 from archiver.control.reply import Reply, Table, said
@@ -56,7 +58,8 @@ async def status(asked: Asked) -> Reply:
     """Is everything well? One line for each thing, and what to do where it is not.
 
     Looks at the database, the queue of media, the stores, the homeserver, pushes, the comparison
-    with history, backfill, the budget for old media, damaged files and disk space.
+    with history, backfill, the budget for old media, when files were verified, damaged files and
+    disk space.
     """
     found = await examine(asked.means)
     wrong = sum(finding.level is not Level.OK for finding in found)
@@ -104,12 +107,19 @@ async def _queue(conn: Connection, _config: Config) -> Finding:
     return Finding("queue", Level.OK, reason)
 
 
-async def _blobs(conn: Connection, _config: Config) -> Finding:
+async def _files(conn: Connection, _config: Config) -> Finding:
+    counted = await at_hand(conn, FIGURES)
+    if counted is None:
+        return Finding("files", Level.OK, "not counted yet; `stats` tells when they are")
+    figures = counted.value
     places = [
         f"{row['blobs']:,} {place} ({format_size(row['bytes'])})"
-        for place, row in (await stats.blobs(conn)).items()
+        for place, row in figures["blobs"].items()
     ]
-    return Finding("files", Level.OK, ", ".join(places) or "none yet")
+    if not places:
+        return Finding("files", Level.OK, "none yet")
+    since = ago(datetime.fromisoformat(figures["verified"]["since"]))
+    return Finding("files", Level.OK, f"{', '.join(places)}; the longest not hashed: {since}")
 
 
 async def _push(conn: Connection, _config: Config) -> Finding:
@@ -157,15 +167,22 @@ async def _budget(conn: Connection, config: Config) -> Finding:
 
 
 async def _damaged(conn: Connection, _config: Config) -> Finding:
-    number = await health.damaged(conn)
-    if not number:
+    damaged = await present.damage(conn)
+    if not damaged.blobs:
         return Finding("damaged files", Level.OK, "none known")
+    reason = f"{_as_many(damaged.blobs)}, the first {ago(damaged.since)}"
+    if damaged.unrepaired:
+        reason += f"; {_as_many(damaged.unrepaired)} could not be repaired so far"
     advice = "put them back from a backup of the store, then `verify` looks again"
-    return Finding("damaged files", Level.BAD, f"{number:,}", advice)
+    return Finding("damaged files", Level.BAD, reason, advice)
+
+
+def _as_many(number: int) -> str:
+    return f"{number:,}" + " or more" * (number >= present.MOST)
 
 
 _LOOKS: tuple[Callable[[Connection, Config], Awaitable[Finding]], ...] = (
-    _size, _queue, _blobs, _push, _reconcile, _backfill, _budget, _damaged,
+    _size, _queue, _files, _push, _reconcile, _backfill, _budget, _damaged,
 )  # fmt: skip
 
 

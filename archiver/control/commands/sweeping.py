@@ -10,6 +10,7 @@ from archiver.control.definition import command
 from archiver.control.reply import Reply, Table, said
 from archiver.control.words import plural
 from archiver.errors import Cancelled, OperationError, StoreUnavailable
+from archiver.keep.gentle import gently
 from archiver.keep.quarantine import Who
 from archiver.keep.sweep import Heap, Sweep, Swept
 from archiver.units import format_size
@@ -56,7 +57,8 @@ async def _sweep(asked: Asked, *, delete: bool) -> Swept:
     who = Who(asked.actor, asked.place)
     swept, notice = Swept(), Notice(asked)
     try:
-        async for swept in Sweep(asked.means.pool, asked.means.store, who, delete=delete).run():
+        sweeping = Sweep(asked.means.pool, asked.means.store, who, delete=delete)
+        async for swept in gently(sweeping.run()):
             await notice.show(f"Swept so far: {_files(swept.right)} are where they should be.")
     except Cancelled as error:
         raise Cancelled(f"Cancelled after {_files(swept.right)}.") from error

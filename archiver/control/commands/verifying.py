@@ -7,11 +7,12 @@ import time
 import click
 
 from archiver.catalogue import custody, verification
+from archiver.catalogue.present import MOST
 from archiver.control.arguments import MXC, Target, mxc_of
 from archiver.control.asked import Asked
 from archiver.control.definition import command
 from archiver.control.reply import Reply, Table, said
-from archiver.control.words import moment, plural
+from archiver.control.words import moment, plural, span
 from archiver.errors import Cancelled, ConfigError, OperationError, StoreUnavailable
 from archiver.keep.quarantine import Who
 from archiver.keep.verify import Checked, Finding, Verdict, Verifier
@@ -86,7 +87,8 @@ async def _standing(asked: Asked) -> Reply:
         damaged = await verification.known_damaged(conn, SHOWN) if now.damaged else []
         media = [await verification.sharers(conn, one.sha256) for one in damaged]
     told = f"{plural(now.blobs, 'file')}: {now.never:,} never verified"
-    told += f", all others since {moment(now.oldest)}." if now.oldest else "."
+    told += f", all others since {moment(now.oldest)}" if now.oldest else ""
+    told += f", counted {span(now.seconds_old)} ago." if now.seconds_old else "."
     if now.last_repair:
         told += f" {now.repaired:,} were damaged and repaired, the last {moment(now.last_repair)}."
     if not damaged:
@@ -95,7 +97,8 @@ async def _standing(asked: Asked) -> Reply:
         (one.sha256.hex(), _names(names), one.reason or "not tried yet")
         for one, names in zip(damaged, media, strict=True)
     )
-    told += f" {_damaged(now.damaged)}; what somebody still has is fetched again by itself:"
+    least = "At least " if now.damaged == MOST else ""
+    told += f" {least}{_damaged(now.damaged)}; what somebody still has is fetched again by itself:"
     return said(told, Table(("sha256", "media", "repair"), rows), data=now._asdict())
 
 

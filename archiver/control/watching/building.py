@@ -14,6 +14,7 @@ from archiver.control.notices import Notices
 from archiver.control.watching.conditions import Surroundings
 from archiver.control.watching.disks import spaces
 from archiver.matrix.answering import answers
+from archiver.scan.opening import scanner
 
 
 def configured(
@@ -22,7 +23,9 @@ def configured(
     """`room` is the control room's id, once it is known."""
     bot, disks = means.config.bot, partial(spaces, written_to(means.config))
     homeserver = partial(answers, session, means.config.homeserver.url)
-    around = Surroundings(homeserver, means.store.check_objects, disks)
+    looks = scanner(means.config.scan)
+    version = looks.version if looks else None
+    around = Surroundings(homeserver, means.store.check_objects, disks, version)
     return Notices(means.pool, means.speech, room, around, bot.notify, bot.prefix)
 
 

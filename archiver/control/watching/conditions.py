@@ -14,8 +14,10 @@ from archiver.control.watching import sentences
 from archiver.control.watching.answering import Asking
 from archiver.control.watching.disks import Space
 from archiver.errors import StoreUnavailable
+from archiver.scan.base import ScannerAway
 
 ANSWER_SECONDS = 10.0
+SCANNER_PATIENCE = 5  # times as long as with others
 
 
 class Condition(NamedTuple):
@@ -42,11 +44,14 @@ class Surroundings:
         homeserver: Callable[[], Awaitable[bool]],
         store: Callable[[], Awaitable[None]],
         spaces: Callable[[], list[Space]],
+        scanner: Callable[[], Awaitable[str]] | None = None,
     ) -> None:
-        """`store` raises StoreUnavailable when it is away; `spaces` may block."""
+        """`store` raises StoreUnavailable when it is away; `spaces` may block; `scanner` raises
+        ScannerAway."""
         self.homeserver_answers = homeserver
         self._store = Asking(store, ANSWER_SECONDS)
         self._spaces = Asking(partial(asyncio.to_thread, spaces), ANSWER_SECONDS)
+        self._scanner = scanner and Asking(scanner, ANSWER_SECONDS)
 
     async def troubles(self, answers: bool, patience: timedelta) -> list[Condition]:
         """Of the homeserver, which `answers` or not, and of the object store."""
@@ -68,6 +73,22 @@ class Surroundings:
         except TimeoutError:
             return []
         return list(map(_disk, found))
+
+    async def scanning(self, patience: timedelta) -> list[Condition]:
+        """Of the scanner, where there is one. It may take long to read its signatures."""
+        if self._scanner is None:
+            return []
+        away = None
+        try:
+            await self._scanner.answer()
+        except TimeoutError:
+            away = "the scanner only makes us wait; see that it runs well"
+        except ScannerAway as error:
+            away = str(error)
+        begun = partial(sentences.scanner_away, reason=away or "")
+        longer = SCANNER_PATIENCE * patience
+        over = sentences.scanner_back
+        return [Condition("scanner", away is not None, longer, begun, over, unsaid=False)]
 
     async def _store_away(self) -> str | None:
         try:

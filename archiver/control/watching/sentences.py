@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, timedelta
 
+from archiver.catalogue.infections import Infected
 from archiver.catalogue.notices import Damaged, Failed, Head, Spell
 from archiver.control.reply import Reply, Table, said
 from archiver.control.watching.disks import Space
@@ -103,6 +104,34 @@ def custody(spell: Spell, head: Head, prefix: str) -> Reply:
         f"🔏 Custody up to {day:%Y-%m-%d} (UTC): {plural(head.lines, 'line')} in"
         f" {plural(head.seal, 'seal')}, whose head is {head.hash.hex()}",
         f"`{prefix} custody verify --head {head.hash.hex()}` tells whether it still stands.",
+    )
+
+
+def infected(found: Infected, prefix: str) -> Reply:
+    """The scanner found something, and it is hidden."""
+    rows = tuple((str(mxc), signature) for signature, mxc in found.first)
+    are = "is" if found.total == 1 else "are"
+    return said(
+        f"☣️ The scanner found {plural(found.total, 'infected file')} in the archive, which {are}"
+        " in quarantine now, from whomever it comes again.",
+        *([Table(("media", "has"), rows)] * bool(rows)),
+        f"`{prefix} show` tells who posted it, `{prefix} scan` all that was found.",
+    )
+
+
+def scanner_away(spell: Spell, reason: str) -> Reply:
+    """Nothing is scanned; `reason` says what to do."""
+    return said(
+        f"⚠️ Nothing has been scanned since {moment(spell.begun_at)} (UTC): {reason}.",
+        "Media is archived and served as ever, and scanned once the scanner is back.",
+    )
+
+
+def scanner_back(spell: Spell) -> Reply:
+    """It answers again."""
+    return said(
+        f"✅ The scanner answers again. It did not {_while(spell)}.",
+        "What waited is scanned now: nothing is to be done.",
     )
 
 

@@ -68,7 +68,7 @@ def choose_binaries(folder: DataFolder) -> Binaries:
 def _installations() -> Iterator[Binaries]:
     """Everything found here that is new enough, the best first."""
     on_path = shutil.which("postgres")
-    yield from _newest_first(_wheel_folders())
+    yield from _newest_first(wheel_folders())
     yield from _newest_first([Path(on_path).resolve().parent] if on_path else [])
     yield from _newest_first(Path("/usr/lib/postgresql").glob("*/bin"))
 
@@ -78,8 +78,11 @@ def _newest_first(folders: Iterable[Path]) -> list[Binaries]:
     return sorted(examined, key=lambda found: found.major, reverse=True)
 
 
-def _wheel_folders() -> list[Path]:
-    """The wheel is looked at, never imported: importing it starts the work of another design."""
+def wheel_folders() -> list[Path]:
+    """Where the wheel has PostgreSQL's programs.
+
+    It is looked at, never imported: importing it starts the work of another design.
+    """
     spec = importlib.util.find_spec(_WHEEL)
     places = spec.submodule_search_locations if spec else None
     return [folder for place in places or () for folder in Path(place).glob("pginstall*/bin")]

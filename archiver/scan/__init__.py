@@ -1,0 +1,1 @@
+"""Scanners: what tells whether bytes are infected."""
