@@ -117,6 +117,7 @@ WITH new_event AS (
     SELECT redacted_by FROM (
         SELECT (SELECT redacted_by FROM event AS e WHERE e.event_id = n.event_id)
         FROM new_reference AS n
+        WHERE n.event_id NOT IN (SELECT event_id FROM new_event WHERE fresh)
     ) AS before WHERE redacted_by IS NOT NULL
     ON CONFLICT (redaction) DO UPDATE SET due_at = now()
     RETURNING 1

@@ -214,7 +214,7 @@ class Expiry:
             await asyncio.sleep(POLL_SECONDS)
 
     async def work(self) -> None:
-        """All that is to go now, if it is time; at half its speed, for the sake of readers."""
+        """All that is to go now, if it is time; with rests, for the sake of readers."""
         async with self._pool.acquire() as conn:
             if not await moments.begin(conn, Moment.RETENTION, self._every):
                 return
