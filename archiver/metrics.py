@@ -81,6 +81,11 @@ BYTES_SERVED = Counter("archiver_served_bytes_total", "Bytes of media served", [
 READ_THROUGH = Counter(
     "archiver_read_through_total", "Requests of media that was not archived yet", ["outcome"]
 )
+READS = Counter(
+    "archiver_reads_total",
+    "Media given to readers, from memory, from a store, or missed: fetched or made for them",
+    ["source"],
+)
 HOT_HITS = Counter("archiver_hot_hits_total", "Requests answered from memory")
 HOT_MISSES = Counter("archiver_hot_misses_total", "Requests of media that were not in memory")
 HOT_EVICTIONS = Counter("archiver_hot_evictions_total", "Media in memory that made room")

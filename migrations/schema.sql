@@ -585,6 +585,15 @@ END $$;
 CREATE TRIGGER reading_expires AFTER DELETE ON reading REFERENCING OLD TABLE AS gone
     FOR EACH STATEMENT EXECUTE FUNCTION expire_reading();
 
+-- How often readers were given bytes, by day (UTC), and whence: the hot cache, a store, or only
+-- after they had been fetched or made for that very request.
+CREATE TABLE served (
+    day    date NOT NULL,
+    source text NOT NULL CHECK (source IN ('memory', 'store', 'missed')),
+    reads  bigint NOT NULL,
+    PRIMARY KEY (day, source)
+);
+
 -- Whoever mends blobs hears of damage at once.
 CREATE FUNCTION tell_blob_damaged() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

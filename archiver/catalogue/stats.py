@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from archiver.catalogue import coverage, growth, variants
+from archiver.catalogue import coverage, growth, served, variants
 from archiver.catalogue.counting import PATIENCE, Count, Counted
 from archiver.catalogue.present import present
 
@@ -55,8 +55,9 @@ FIGURES = Count("figures", statistics)
 
 
 async def told(conn: Connection, figures: Counted) -> dict[str, Any]:
-    """The figures, when they were counted, and what is so now."""
-    return {"counted_at": figures.counted_at, **figures.value, "now": await present(conn)}
+    """The figures, when they were counted, what was read so far, and what is so now."""
+    fresh = {"served": await served.totals(conn), "now": await present(conn)}
+    return {"counted_at": figures.counted_at, **figures.value, **fresh}
 
 
 def _kinds(events: Iterable[Row]) -> dict[str, int]:

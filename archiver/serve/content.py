@@ -24,7 +24,7 @@ from archiver.serve.readers import given
 from archiver.serve.redirect import redirected
 from archiver.serve.sending import break_off, from_memory, say_range, send_chunks, send_file
 from archiver.serve.through import MISSED, Answering, Through
-from archiver.serve.usage import Usage
+from archiver.serve.usage import Usage, source_of
 from archiver.store.hybrid import HybridStore
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Content:
         """
         kept = None if sees_hidden(request) else self.hot.get(mxc, name)
         if kept is not None:
-            return await self.give(request, mxc, *kept, hidden=False, changes=changes)
+            return await self.give(request, mxc, *kept, hidden=False, changes=changes, hot=True)
         whole, before = _is_plain(request) and request.method == "GET", self.hot.changes
         media, arriving = await self._look(
             request,
@@ -152,6 +152,7 @@ class Content:
         *,
         hidden: bool,
         changes: bool = False,
+        hot: bool = False,
     ) -> web.StreamResponse:
         """Answers with `blob`, which is the media's own or a variant's: with `data` if that is
         all of it in memory, else from where it rests."""
@@ -170,7 +171,7 @@ class Content:
         span = None if plain else wanted(request.headers, headers["ETag"], blob.size)
         given(request, mxc)
         if span is None or span.start == 0:  # a player asks for many parts of what it plays once
-            self._usage.media_read(mxc)
+            self._usage.media_read(mxc, source_of(headers, hot=hot))
         try:
             return await self._bytes(request, headers, blob, data, span, hidden=hidden)
         except BlobMissing:

@@ -15,6 +15,7 @@ import structlog
 from aiohttp import HttpVersion11, web
 
 from archiver import metrics
+from archiver.catalogue.served import Source
 from archiver.errors import ArchiverError, InvalidParam, Waiting
 from archiver.model import Mxc
 from archiver.serve.headers import media_headers, shown_as
@@ -108,7 +109,7 @@ class Through:
         response = web.StreamResponse(headers=headers)
         response.content_length = arriving.announced_size
         given(request, mxc)
-        self._usage.media_read(mxc)
+        self._usage.media_read(mxc, Source.MISSED)
         outcome = "broken"
         try:
             await _stream(request, response, arriving)

@@ -62,7 +62,7 @@ class Thumbnails:
         names = name_of(still), name_of(moving)
         kept = None if sees_hidden(request) else hot.get(mxc, *names)
         if kept is not None:
-            return await self._content.give(request, mxc, *kept, hidden=False)
+            return await self._content.give(request, mxc, *kept, hidden=False, hot=True)
         before = hot.changes
         view, blob = await self._content.find(
             request,

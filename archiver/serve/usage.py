@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
 
+from archiver import metrics
 from archiver.catalogue import accesses, tokens
+from archiver.catalogue import served as counts
 from archiver.catalogue.accesses import Accesses
+from archiver.catalogue.served import Source
 from archiver.db.pool import Pool
 from archiver.model import Mxc
 from archiver.serve.database import DatabaseUnavailable, connection
 
 FLUSH_SECONDS = 10.0
 MOST_MEDIA = 100_000  # beyond these, while the database is away, reads go uncounted
+
+_READS = {source: metrics.READS.labels(source) for source in Source}
 
 log = structlog.get_logger(__name__)
 
@@ -39,9 +46,12 @@ class Usage:
         self._pool = pool
         self._media: dict[Mxc, _Accesses] = {}
         self._tokens: dict[int, float] = {}
+        self._served: Counter[Source] = Counter()
 
-    def media_read(self, mxc: Mxc) -> None:
+    def media_read(self, mxc: Mxc, source: Source) -> None:
         """Somebody was given this media, now."""
+        self._served[source] += 1
+        _READS[source].inc()
         now = time.time()
         if before := self._media.get(mxc):
             before.times += 1
@@ -63,8 +73,12 @@ class Usage:
         """Writes what was gathered; what cannot be written waits for the next time."""
         media, self._media = self._media, {}
         used, self._tokens = self._tokens, {}
+        served, self._served = self._served, Counter()
         try:
             async with connection(self._pool) as conn:
+                if served:
+                    await counts.add(conn, served)
+                    served = Counter()
                 if media:
                     await accesses.add(conn, {mxc: read.told() for mxc, read in media.items()})
                     media = {}
@@ -73,6 +87,7 @@ class Usage:
         except DatabaseUnavailable as error:
             log.warning("reads are not counted yet", reason=str(error))
             self._tokens = used | self._tokens
+            self._served.update(served)
             for mxc, read in media.items():
                 self._add(mxc, read)
 
@@ -82,6 +97,13 @@ class Usage:
             before.last = max(before.last, read.last)
         elif len(self._media) < MOST_MEDIA:
             self._media[mxc] = read
+
+
+def source_of(headers: Mapping[str, str], *, hot: bool) -> Source:
+    """Whence the bytes of an answer with these headers come."""
+    if headers["X-Cache"] == "MISS":
+        return Source.MISSED
+    return Source.MEMORY if hot else Source.STORE
 
 
 def _at(seconds: float) -> datetime:

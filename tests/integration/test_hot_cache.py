@@ -124,6 +124,36 @@ async def test_a_hot_read_is_a_read(
     assert await archive.pool.fetchval("SELECT access_count FROM media") == 3
 
 
+async def test_it_is_counted_whence_readers_get_it(
+    archive: Archive, database_url: str, http: aiohttp.ClientSession
+) -> None:
+    """From a store first and then from memory; yesterday's reads are recent, those of a year ago
+    are not, and a reader of `stats` sees both."""
+    mxc, reads = await archive.put(DATA), 0
+    secret = await archive.token()
+    add_day = "INSERT INTO served VALUES ((now() AT TIME ZONE 'UTC')::date - $1::int, 'store', $2)"
+    for days, count in ((1, 10), (365, 100)):
+        await archive.pool.execute(add_day, days, count)
+
+    async def is_hot() -> bool:
+        nonlocal reads
+        before = REGISTRY.get_sample_value("archiver_reads_total", {"source": "memory"}) or 0
+        assert await read(Reader(http, server, secret), at(mxc)) == DATA
+        reads += 1
+        after = REGISTRY.get_sample_value("archiver_reads_total", {"source": "memory"}) or 0
+        return after > before
+
+    async with serving(archive, database_url) as server, asyncio.timeout(DEADLINE_SECONDS):
+        while not await is_hot():
+            pass
+    async with serving(archive, database_url) as server:
+        served = (await Reader(http, server, secret).json("/api/v1/stats"))["served"]
+    assert served == {
+        "ever": {"memory": 1, "store": reads - 1 + 110, "missed": 0},
+        "recent": {"memory": 1, "store": reads - 1 + 10, "missed": 0},
+    }
+
+
 QUARANTINE = "UPDATE media SET state = 'quarantined' WHERE media_id = $1"
 DELETE = "UPDATE media SET state = 'deleted', blob_sha256 = NULL WHERE media_id = $1"
 GONE = "DELETE FROM media WHERE media_id = $1"

@@ -280,8 +280,9 @@ async def test_the_object_store_is_asked(
 
 
 async def test_totals(archive: Archive, ask: Ask) -> None:
-    """Media, files, events, coverage, and the rooms that lack most."""
+    """Media, files, events, reads, coverage, and the rooms that lack most."""
     await fill(archive)
+    await archive.pool.execute("INSERT INTO served VALUES ('2025-01-01', 'memory', 1234)")
     reply = await ask("stats")
     assert reply.data["media"] == {"failed": 1, "ready": 3}
     assert reply.data["coverage"]["percent"] == 80.0
@@ -290,6 +291,7 @@ async def test_totals(archive: Archive, ask: Ask) -> None:
         "Media by state:\n\n• failed · 1\n• ready · 3",
         "• inline · 3 · ",
         "• m.room.message · 5",
+        "• given from memory · 1,234 · 0 in 30 days",
         "Coverage: 80.00 % of what was posted is here.",
         "• failed · 1 · it is gone: 1",
         "• rooms still to be compared with history · 2",

@@ -458,6 +458,8 @@ async def test_a_read_is_counted_and_recorded(
         assert await answer.read() == LARGE
     assert (await row(archive.pool, CAT))["access_count"] == 1
     assert await archive.pool.fetchval("SELECT reader FROM reading") == "token:reader"
+    served = await archive.pool.fetch("SELECT source, reads FROM served")
+    assert [tuple(row) for row in served] == [("missed", 1)]
 
 
 async def test_a_lease_is_kept_and_given_back(

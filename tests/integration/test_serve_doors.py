@@ -197,6 +197,7 @@ async def test_the_archive_is_counted(archive: Archive, reader: Reader) -> None:
     assert figures.pop("forecast")["bytes_per_day"] == len(DATA)
     assert figures.pop("counted_at")
     assert figures.pop("verified")["never"] == 1
+    assert figures.pop("served")["ever"] == {"memory": 0, "store": 0, "missed": 0}
     assert figures.pop("now")["damaged"]["blobs"] == 0
     assert figures == {
         "processing": {"pending": 0, "failed": 0},

@@ -25,6 +25,7 @@ def sizes(figures: Mapping[str, Any], disk: Space | None) -> Iterator[tuple[str,
         ("saved by keeping the same bytes once", format_size(totals["deduplicated_bytes"]), ""),
         ("average", format_size(totals["average_bytes"]), ""),
         ("read so far", f"{totals['accesses']:,}", ""),
+        *_reads(figures["served"]),
     ]
     if largest:
         rows.insert(3, ("largest", format_size(largest["bytes"]), largest["mxc"]))
@@ -37,6 +38,14 @@ def sizes(figures: Mapping[str, Any], disk: Space | None) -> Iterator[tuple[str,
     if grown:
         yield "Archived by month:", Table(("", "media", ""), grown)
     yield "If it goes on as in the last 90 days:", Table(("", ""), _ahead(figures, disk))
+
+
+def _reads(served: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    ever, recent = served["ever"], served["recent"]
+    kinds = {"memory": "from memory", "store": "from a store", "missed": "fetched or made for it"}
+    for source, told in kinds.items():
+        if ever[source]:
+            yield f"given {told}", f"{ever[source]:,}", f"{recent[source]:,} in 30 days"
 
 
 def _ahead(figures: Mapping[str, Any], disk: Space | None) -> tuple[tuple[str, str], ...]:
