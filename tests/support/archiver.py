@@ -11,18 +11,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
-import asyncpg
 import yaml
 
-from archiver.catalogue import tokens
-from archiver.model import Scope
 from tests.support.process import Server, answers, free_port
 
 ARCHIVER = [sys.executable, "-m", "archiver"]
@@ -154,13 +150,11 @@ class Archiver:
 
     @property
     def token(self) -> str:
-        """A token with scope read, made at the first use, which blocks; the archive must run.
-
-        Not by the command, whose process takes a second, with which nearly every test would begin.
-        """
+        """A token with scope read, made at the first use."""
         if self._token is None:
-            with ThreadPoolExecutor(1) as elsewhere:  # this thread may have a running loop
-                self._token = elsewhere.submit(asyncio.run, _new_token(self.dsn)).result()
+            name = f"test-{secrets.token_hex(4)}"
+            made = self.command("token", "create", name, "--scope", "read", "-c", str(self.config))
+            self._token = made.strip()
         return self._token
 
     @property
@@ -181,14 +175,6 @@ class Archiver:
         headers = {"Authorization": f"Bearer {hs_token}"}
         async with http.put(url, data=body, headers=headers) as response:
             return response.status
-
-
-async def _new_token(dsn: str) -> str:
-    conn = await asyncpg.connect(dsn)
-    try:
-        return await tokens.create(conn, f"test-{secrets.token_hex(4)}", Scope.READ, None)
-    finally:
-        await conn.close()
 
 
 class Reader:
