@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from archiver.db.pool import Connection, Pool
 
 WAITS = """
-SELECT EXISTS (SELECT FROM pg_locks WHERE relation = 'tally'::regclass AND NOT granted)
+SELECT EXISTS (SELECT FROM pg_locks JOIN pg_database AS d ON d.oid = database
+               WHERE d.datname = current_database() AND relation = 'tally'::regclass
+                 AND NOT granted)
 """
 PUT = """
 UPDATE blob AS b SET created_at = new.created_at, verified_at = new.verified_at,
@@ -39,6 +41,13 @@ AGED = "UPDATE tally SET counted_at = counted_at - $1::interval, took = $2::inte
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the tables were too large to be read for whoever asks."""
     monkeypatch.setattr(counting, "SMALL", -1)
+    monkeypatch.setattr(figures, "EVERY_SECONDS", 3600.0)
+
+
+async def until_counted(pool: Pool) -> None:
+    """Whoever serves counts at once, and then not again while a test lasts."""
+    counted = "SELECT EXISTS (SELECT FROM tally WHERE key = $1)"
+    await until(lambda: pool.fetchval(counted, FIGURES.key), "the server has counted")
 
 
 async def count_media(conn: Connection) -> dict[str, Any]:
@@ -166,6 +175,7 @@ async def test_readers_are_told_what_was_counted_and_what_is_so_now(
     archive: Archive, reader: Reader
 ) -> None:
     """The figures are as old as they say; what waits and what is damaged is of this moment."""
+    await until_counted(archive.pool)
     await ask(archive.pool, anew, FIGURES)
     await age(archive.pool, timedelta(hours=1))
     await archive.put(b"text")
@@ -186,8 +196,10 @@ async def test_readers_are_told_what_was_counted_and_what_is_so_now(
 async def test_nobody_waits_for_the_first_count(archive: Archive, reader: Reader) -> None:
     """A reader is told when to ask again, though somebody counts; and what was counted once that
     is done."""
+    await until_counted(archive.pool)
     async with archive.pool.acquire() as other, other.transaction():
         await other.execute(counting.ALONE)
+        await archive.pool.execute("DELETE FROM tally")
         counted = asyncio.create_task(Figures(archive.pool).count())
         await until(lambda: archive.pool.fetchval(WAITS), "somebody counts")
         async with reader.ask("/api/v1/stats") as answer:
