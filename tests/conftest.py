@@ -61,13 +61,21 @@ def pytest_unconfigure() -> None:
         server.kill()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """What the servers wrote during earlier tests tells nothing of this one."""
+    for server in running():
+        server.turn_page()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Adds the servers' logs to the report of a failure."""
+    """Adds to the report of a failure what the servers wrote during the test."""
     report = yield
     if report.failed:
         for server in running():
-            report.sections.append((f"log of {server.name}", server.log_tail()))
+            if told := server.log_tail():
+                report.sections.append((f"log of {server.name}", told))
     return report
 
 

@@ -101,6 +101,12 @@ UNKNOWN = """
 SELECT event_id FROM unnest($1::text[]) AS asked(event_id)
 WHERE NOT EXISTS (SELECT FROM event AS e WHERE e.event_id = asked.event_id)
 """
+KNOWN_BEFORE = """
+SELECT coalesce((SELECT complete_until < $3 FROM room WHERE room_id = $1), EXISTS (
+    SELECT FROM event
+    WHERE room_id = $1 AND source = 'push' AND sent_at >= $2 AND sent_at < $3
+))
+"""
 # Reads the whole table of events.
 FOUND = """
 SELECT r.room_id, r.reason, coalesce(f.events, 0) AS found
@@ -235,6 +241,12 @@ async def compared(
 async def unknown(conn: Connection, event_ids: Iterable[str]) -> set[str]:
     """Which of these events the archive does not have."""
     return {row["event_id"] for row in await conn.fetch(UNKNOWN, list(event_ids))}
+
+
+async def known_before(conn: Connection, room_id: str, since: datetime, at: datetime) -> bool:
+    """True when the room was compared before `at`, but not later; of one that never was, when an
+    event was pushed that was sent since `since` and before `at`."""
+    return bool(await conn.fetchval(KNOWN_BEFORE, room_id, since, at))
 
 
 async def found(conn: Connection, since: datetime, room_ids: Collection[str] | None) -> list[Row]:

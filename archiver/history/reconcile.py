@@ -24,8 +24,9 @@ from archiver.catalogue.rooms import Claim
 from archiver.db.pool import DATABASE_AWAY, Pool
 from archiver.db.turns import woken
 from archiver.errors import ArchiverError, HomeserverUnavailable, RateLimited, RoomUnreadable
+from archiver.history.pace import Pace
 from archiver.history.pages import ClaimLost
-from archiver.history.visit import LEASE, Pace, Visitor
+from archiver.history.visit import LEASE, Visitor
 from archiver.matrix.history import NOTHING_TO_READ, History
 
 POLL_SECONDS = 1.0

@@ -6,11 +6,8 @@ on where it was, and who lost the claim on the room writes nothing.
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from datetime import datetime, timedelta
-from typing import TypeVar
 
 import structlog
 
@@ -22,41 +19,21 @@ from archiver.catalogue import moments, rooms
 from archiver.catalogue.rooms import Claim, Progress
 from archiver.db.pool import Pool
 from archiver.errors import TokenRefused
+from archiver.history.pace import Pace
 from archiver.history.pages import ClaimLost, Page, keep_page, read_page
 from archiver.matrix.history import Direction, History
 from archiver.model import Source
 
 NEW_AT_ONCE = 500
 RECENT = 100
+# Pages back from the newest event, so that one room does not keep all others waiting for hours.
+FARTHEST = 200
 # Longer than a request and the rest after it can take.
 LEASE = timedelta(minutes=15)
-LONGEST_REST = 300.0
-
-T = TypeVar("T")
+# Nothing of the room's row changes but the lease.
+ON_THE_WAY = Progress(None)
 
 log = structlog.get_logger(__name__)
-
-
-class Pace:
-    """One request after the other, with a rest of `rest` times as long as each took."""
-
-    def __init__(self, rest: float) -> None:
-        self._rest = rest
-        self._free_at = 0.0
-
-    async def rested(self) -> None:
-        """Returns when the homeserver had its rest."""
-        await asyncio.sleep(max(0.0, self._free_at - time.monotonic()))
-
-    async def ask(self, request: Callable[[], Awaitable[T]]) -> T:
-        """The answer to a request, which begins when it may."""
-        await self.rested()
-        started = time.monotonic()
-        answer = await request()
-        took = time.monotonic() - started
-        self._free_at = started + took + min(self._rest * took, LONGEST_REST)
-        metrics.ROOM_SECONDS.observe(took)
-        return answer
 
 
 class Visitor:
@@ -89,17 +66,17 @@ class Visitor:
         Raises ClaimLost, what History does, and what asyncpg does.
         """
         if claim.position is None:
-            return await self._begin(claim, anew=False)
+            return await self._begin(claim)
         try:
             found, position, until = await self._read_on(claim, claim.position)
         except TokenRefused as error:
             log.warning(
-                "the homeserver does not know its own position any more: what was not pushed in "
-                "the meantime needs a backfill",
+                "the homeserver does not know its own position any more: the room is read back to "
+                "where it was compared",
                 room_id=claim.room_id,
                 reason=str(error),
             )
-            return await self._begin(claim, anew=True)
+            return await self._begin(claim)
         if claim.look_back:
             progress = Progress(position, until, looked_back=True, over=True)
             found += await self._look_back(claim, progress)
@@ -125,24 +102,37 @@ class Visitor:
                 return found, position, until
             until = at
 
-    async def _begin(self, claim: Claim, *, anew: bool) -> int:
-        """Without a position: the newest events, and from here on those that follow."""
+    async def _begin(self, claim: Claim) -> int:
+        """Without a position: back to what is known, and from here on what follows."""
         page = await self._page(claim, "b", None, RECENT)
+        position, newest, found, pages = page.start, page.middle(), 0, 1
+        while (hole := await self._is_after_a_hole(claim, page)) and pages < FARTHEST:
+            found += await self._keep_sorted(claim, page, ON_THE_WAY)
+            page = await self._page(claim, "b", page.end, NEW_AT_ONCE)
+            pages += 1
+        if hole:
+            log.warning(
+                "a room was missed for so long that it needs a backfill", room_id=claim.room_id
+            )
         reaches = page.middle() or claim.at
-        progress = Progress(
-            page.start, claim.at, _is_whole(page), reaches, anew, True, page.middle(), True
-        )
-        lost, old = await self._sorted_out(page)
-        here = {found.row.event_id for found in (*lost, *old)}
-        state = [] if anew else [k for k in await self._state(claim) if k.row.event_id not in here]
-        number, _ = await self._commit(claim, lost, old + state, progress)
-        return number
+        progress = Progress(position, claim.at, _is_whole(page), reaches, hole, True, newest, True)
+        state = await self._state(claim)
+        return found + await self._keep_sorted(claim, page, progress, state)
+
+    async def _is_after_a_hole(self, claim: Claim, page: Page) -> bool:
+        """True when something older than this page is known, and the room was not compared since.
+        A restored database has such holes, and a room that the bot may read only now."""
+        middle = page.middle()
+        if middle is None or _is_whole(page):
+            return False
+        since = await self._archive_made()
+        async with self._pool.acquire() as conn:
+            return await rooms.known_before(conn, claim.room_id, since, middle)
 
     async def _look_back(self, claim: Claim, progress: Progress) -> int:
         """What federation delivers late is older than the position by the order of the room."""
-        lost, old = await self._sorted_out(await self._page(claim, "b", None, RECENT))
-        number, _ = await self._commit(claim, lost, old, progress)
-        return number
+        page = await self._page(claim, "b", None, RECENT)
+        return await self._keep_sorted(claim, page, progress)
 
     async def _page(
         self, claim: Claim, direction: Direction, token: str | None, limit: int
@@ -159,17 +149,30 @@ class Visitor:
         page = await read_page(body, "state")
         return await self._unknown(await keep_page(page.events, self._policy))
 
+    async def _keep_sorted(
+        self, claim: Claim, page: Page, progress: Progress, state: Iterable[Kept] = ()
+    ) -> int:
+        """What of a page is missing, and what of the state is new. Returns how much was lost."""
+        lost, old = await self._sorted_out(page)
+        here = {kept.row.event_id for kept in (*lost, *old)}
+        old += [kept for kept in state if kept.row.event_id not in here]
+        number, _ = await self._commit(claim, lost, old, progress)
+        return number
+
     async def _sorted_out(self, page: Page) -> tuple[list[Kept], list[Kept]]:
         """What of a page is missing although it should have been pushed, and what is old: sent
         before there was an archive to push it to."""
-        if self._made is None:
-            async with self._pool.acquire() as conn:
-                self._made = await moments.archive_made(conn)
-        made = self._made.timestamp() * 1000
+        made = (await self._archive_made()).timestamp() * 1000
         unknown = await self._unknown(await keep_page(page.events, self._policy))
         old = [found for found in unknown if (found.row.origin_server_ts or made) < made]
         lost = [found for found in unknown if (found.row.origin_server_ts or made) >= made]
         return await self._missing(lost), old
+
+    async def _archive_made(self) -> datetime:
+        if self._made is None:
+            async with self._pool.acquire() as conn:
+                self._made = await moments.archive_made(conn)
+        return self._made
 
     async def _missing(self, kept: list[Kept]) -> list[Kept]:
         """What of it stays unknown: as long as pushes bring some of it, the rest may follow."""

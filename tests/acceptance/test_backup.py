@@ -27,6 +27,7 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "operating.md"
 HEADING = "## Backup and restore\n"
 INLINE_LIMIT = 64 * 1024
 LARGE = 200_000
+SEVERAL_PAGES = 110  # of the room's history, with the first of 100 events
 PATIENCE = 300.0  # seconds; nothing is waited for that long but on a machine that does much else
 THUMBNAIL = "/_matrix/client/v1/media/thumbnail/{}?width=96&height=96&method=crop"
 CUSTODY = "SELECT id, actor, action, target, detail FROM custody ORDER BY id"
@@ -166,7 +167,8 @@ async def test_everything_is_lost_and_restored_elsewhere(
                 await collect_garbage(archive)  # and its bytes stay nevertheless
     later: dict[str, bytes] = {}
     await post(people, later, LARGE)
-    await post(people, later, 100)
+    for _ in range(SEVERAL_PAGES):
+        await post(people, later, 100)
     await reader.until("ready", *meanwhile, *later, timeout=PATIENCE)
     backup = elsewhere.folder / "backup"
     await asyncio.to_thread(shutil.move, archive.folder / "backup", backup)

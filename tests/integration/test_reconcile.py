@@ -24,8 +24,10 @@ from archiver.catalogue import moments, rooms
 from archiver.catalogue.moments import Moment
 from archiver.db.pool import Pool
 from archiver.errors import HomeserverUnavailable
+from archiver.history import visit
+from archiver.history.pace import Pace
 from archiver.history.reconcile import Reconciler
-from archiver.history.visit import LEASE, NEW_AT_ONCE, RECENT, Pace
+from archiver.history.visit import LEASE, NEW_AT_ONCE, RECENT
 from archiver.history.watch import Watch
 from archiver.matrix.history import History
 from archiver.model import Source
@@ -55,8 +57,12 @@ def image(event_id: str, sent: int | None = None, server: str = SERVER_NAME) -> 
     }
 
 
-def images(prefix: str, count: int) -> list[Event]:
-    return [image(f"${prefix}{number}") for number in range(count)]
+def images(prefix: str, count: int, sent: int | None = None) -> list[Event]:
+    return [image(f"${prefix}{number}", sent) for number in range(count)]
+
+
+def minutes_ago(minutes: int) -> int:
+    return now_ms() - minutes * 60_000
 
 
 def text(event_id: str) -> Event:
@@ -117,6 +123,11 @@ async def push(pool: Pool, *events: Event, room_id: str = ROOM) -> None:
         await record(conn, keep(Batch(body), POLICY), Source.PUSH, POLICY)
         await rooms.active(conn, [room_id], EVERY)
         await moments.note(conn, Moment.PUSH)
+
+
+async def made_long_ago(pool: Pool) -> None:
+    """The archive is an hour old."""
+    await pool.execute("UPDATE schema_migration SET applied_at = now() - interval '1 hour'")
 
 
 async def room(pool: Pool, room_id: str = ROOM) -> asyncpg.Record:
@@ -276,21 +287,92 @@ async def test_a_push_that_comes_after_all_makes_it_a_push(
 async def test_a_refused_position_starts_over(
     pool: Pool, homeserver: Rooms, reconciler: Reconciler
 ) -> None:
-    """The newest events are compared, and the room is complete from them on only."""
-    homeserver.add(ROOM, state("$create", "m.room.create", {}))
+    """The room is read back to where it was compared, so that it stays as complete as it was."""
+    homeserver.add(ROOM, *(image(f"${n}", OLD + n * 1000) for n in range(2 * RECENT)))
     await compared(reconciler, pool)
-    assert (await room(pool))["whole"]
-    homeserver.add(ROOM, *images("lost", RECENT + 50))
-    homeserver.forgotten_tokens = True
+    before = await room(pool)
+    assert not before["whole"]
+    homeserver.add(ROOM, *images("lost", RECENT + NEW_AT_ONCE + 50))
+    asked = len(homeserver.asked)
+    homeserver.forgotten = {before["position"]}
     await compared(reconciler, pool)
     row = await room(pool)
-    assert row["whole"] is False
+    assert row["complete_from"] == before["complete_from"]
     assert row["reason"] is None
-    assert list((await sources(pool)).values()).count("reconcile") == RECENT
-    homeserver.forgotten_tokens = False
+    found = list((await sources(pool)).values())
+    assert found.count("reconcile") == RECENT + NEW_AT_ONCE + 50
+    assert len(homeserver.asked) == asked + 4  # the refused one, and three pages back
     homeserver.add(ROOM, image("$next"))
     await compared(reconciler, pool)
     assert (await sources(pool))["$next"] == "reconcile"
+
+
+async def test_a_room_without_a_position_is_read_back_to_what_was_pushed(
+    pool: Pool, homeserver: Rooms, http: aiohttp.ClientSession
+) -> None:
+    """As after a restore: long ago pushes came, and some come now; who dies in between is
+    succeeded by one that finds the rest."""
+    await made_long_ago(pool)
+    pushed, now = images("pushed", 3, minutes_ago(30)), image("$now")
+    lost = images("lost", 2 * NEW_AT_ONCE, minutes_ago(10))
+    talk = [text(f"$talk{number}") for number in range(RECENT - 1)]
+    homeserver.add(ROOM, image("$old", OLD), *pushed, *lost, *talk, now)
+    await push(pool, *pushed)
+    await push(pool, now)
+
+    async def hang(_asked: Asked) -> None:
+        if len(homeserver.asked) == 3:
+            stuck.set()
+            await forever()
+
+    stuck = asyncio.Event()
+    homeserver.before = hang
+    dying = another(pool, homeserver, http)
+    await dying.doubt("the test wants it")
+    visiting = asyncio.create_task(dying.visit_next())
+    async with asyncio.timeout(60):
+        await stuck.wait()
+    visiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await visiting
+    homeserver.before = None
+    assert list((await sources(pool)).values()).count("reconcile") == NEW_AT_ONCE
+    assert (await room(pool))["position"] is None
+    homeserver.asked.clear()
+    await compared(another(pool, homeserver, http), pool)
+    found = list((await sources(pool)).values())
+    assert (found.count("reconcile"), found.count("push")) == (2 * NEW_AT_ONCE, 4)
+    assert [asked.limit for asked in homeserver.asked] == [RECENT] + [NEW_AT_ONCE] * 3
+    homeserver.asked.clear()
+    await compared(another(pool, homeserver, http), pool)
+    assert len(homeserver.asked) == 1
+
+
+async def test_one_room_does_not_keep_the_others_waiting(
+    pool: Pool, homeserver: Rooms, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading back ends somewhere: the room is complete from there on, and no farther."""
+    monkeypatch.setattr(visit, "FARTHEST", 2)
+    await made_long_ago(pool)
+    pushed = image("$pushed", minutes_ago(30))
+    homeserver.add(ROOM, pushed, *images("lost", RECENT + 2 * NEW_AT_ONCE, minutes_ago(10)))
+    await push(pool, pushed)
+    await compared(reconciler, pool)
+    assert [asked.limit for asked in homeserver.asked] == [RECENT, NEW_AT_ONCE]
+    assert len(await sources(pool)) == RECENT + NEW_AT_ONCE + 1
+    assert not (await room(pool))["whole"]
+
+
+async def test_what_was_said_before_anybody_here_joined_is_not_read_back(
+    pool: Pool, homeserver: Rooms, reconciler: Reconciler
+) -> None:
+    """It could not be pushed, and is for a backfill."""
+    await made_long_ago(pool)
+    joined = image("$joined", minutes_ago(10))
+    homeserver.add(ROOM, *images("before", 3 * RECENT, minutes_ago(30)), joined)
+    await push(pool, joined)
+    await compared(reconciler, pool)
+    assert len(homeserver.asked) == 1
 
 
 async def test_other_failures_keep_the_position(
@@ -415,11 +497,12 @@ async def test_who_dies_between_pages_loses_nothing(
     homeserver.before = hang
     dying = another(pool, homeserver, http)
     await dying.doubt("the test wants it")
-    visit = asyncio.create_task(dying.visit_next())
-    await stuck.wait()
-    visit.cancel()
+    visiting = asyncio.create_task(dying.visit_next())
+    async with asyncio.timeout(60):
+        await stuck.wait()
+    visiting.cancel()
     with suppress(asyncio.CancelledError):
-        await visit
+        await visiting
     homeserver.before = None
     assert len(await sources(pool)) == NEW_AT_ONCE + 1
     assert (await room(pool))["due_in"] <= 0

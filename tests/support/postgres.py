@@ -31,6 +31,7 @@ SETTINGS = (
     "unix_socket_directories=",
     "max_connections=200",
     "dynamic_shared_memory_type=mmap",  # a container's /dev/shm may be too small
+    "log_checkpoints=off",  # every new database is one, and the log is for failures
 )
 
 

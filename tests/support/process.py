@@ -94,6 +94,7 @@ class Server:
         self._owner = owner
         self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
+        self._told_before = 0
 
     @property
     def pid(self) -> int:
@@ -169,8 +170,13 @@ class Server:
         _running.remove(self)
         return status
 
+    def turn_page(self) -> None:
+        """From now on `log_tail` shows only what is yet to be written."""
+        self._told_before = self.log.stat().st_size if self.log.exists() else 0
+
     def log_tail(self, lines: int = 40) -> str:
         """The end of what the server wrote."""
         if not self.log.exists():
             return "(no log)"
-        return "\n".join(self.log.read_text("utf-8", "replace").splitlines()[-lines:])
+        told = self.log.read_bytes()[self._told_before :].decode("utf-8", "replace")
+        return "\n".join(told.splitlines()[-lines:])

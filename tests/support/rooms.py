@@ -34,7 +34,7 @@ class Rooms:
         self.states_asked = 0
         self.admin = True
         self.refused: dict[str, tuple[int, str]] = {}
-        self.forgotten_tokens = False
+        self.forgotten: set[str] = set()
         self.aliases: dict[str, str] = {}
         self.uploads: list[bytes] = []
         self.takes_uploads = True
@@ -130,7 +130,7 @@ class Rooms:
             return _error(*self.refused[room_id])
         if not self.admin:
             return _error(403, "M_FORBIDDEN")
-        if asked.token and self.forgotten_tokens:
+        if asked.token in self.forgotten:
             return _error(400, "M_UNKNOWN")
         room = self._rooms.get(room_id)
         return _error(404, "M_NOT_FOUND") if room is None else _page(room, asked)
