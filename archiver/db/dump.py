@@ -21,6 +21,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from archiver.db.embedded.binaries import wheel_folders
 from archiver.db.migrate import alone, is_archive, is_empty
 from archiver.db.pool import Connection, open_pool
+from archiver.disk import sync_folder
 from archiver.errors import OperationError
 
 LEAN = ("--no-owner", "--no-privileges", "--no-password")  # whoever restores it owns it
@@ -163,7 +164,7 @@ def _whole(out: Path) -> Iterator[Path]:
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
-        _sync_folder(out.absolute().parent)
+        sync_folder(out.absolute().parent)
     except BlockingIOError:
         raise OperationError(f"another dump is being written to {out}: wait for it") from None
     except OSError as error:
@@ -172,14 +173,6 @@ def _whole(out: Path) -> Iterator[Path]:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @contextmanager

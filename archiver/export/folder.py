@@ -129,7 +129,8 @@ class BagFolder:
         return size, count
 
     def _prepare(self, selection: bytes) -> None:
-        self._path.mkdir(parents=True, exist_ok=True)
+        # It has every word in it that an administrator may see.
+        self._path.mkdir(0o700, parents=True, exist_ok=True)
         ours = self._path / SELECTION
         if not ours.exists():
             if set(os.listdir(self._path)) - {PART}:  # noqa: PTH208  # names are enough

@@ -39,12 +39,3 @@ def _copy(body: Body, path: Path) -> None:
     with path.open("xb", buffering=0) as file:
         for offset in range(0, body.size, MIB):
             write_all(file.fileno(), body.read_at(offset, MIB))
-
-
-def sync_folder(path: Path) -> None:
-    """Makes the names in a folder durable, as fsync(2) of a file does not."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

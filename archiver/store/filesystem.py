@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, TypeVar
 
+from archiver.disk import sync_folder
 from archiver.errors import BlobMissing, StoreUnavailable
 from archiver.store.base import CHUNK, Body, Leftovers, Stored, digest_of, key_of
-from archiver.store.files import sync_folder, write_file
+from archiver.store.files import write_file
 from archiver.store.spool import in_thread
 
 FOLDER_MODE = 0o750

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import signal
+import subprocess
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -36,6 +37,27 @@ from tests.support.redacting import ALICE, ROOM, SERVER, redact
 if TYPE_CHECKING:
     pass
 
+# A ZIP that is written by a process of its own, which kills itself in the third call of `write`,
+# or in the first of something else.
+KILLED_ZIP = """
+import os, pkgutil, shutil, signal, sys, zipfile
+from pathlib import Path
+from archiver.export.zipping import zip_bag
+
+place, _, name = sys.argv[1].rpartition(".")
+owner = pkgutil.resolve_name(place)
+before, calls = getattr(owner, name), 3 if name == "write" else 1
+
+def deadly(*args):
+    global calls
+    calls -= 1
+    if not calls:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return before(*args)
+
+setattr(owner, name, deadly)
+zip_bag(*map(Path, sys.argv[2:]))
+"""
 # An export in a process of its own, which kills itself when it reads a blob for the 60th time.
 KILLED = """
 import asyncio, os, signal, sys
@@ -161,6 +183,7 @@ async def test_an_export_that_is_killed_goes_on(
     assert "not finished" in result.output
     before = {name: at for name, at in files(out).items() if name.startswith("data/blobs/")}
     assert len(before) == 59
+    assert out.stat().st_mode & 0o777 == 0o700
     broken = next(iter(sorted(before)))
     (out / broken).write_bytes(b"half")
     await export(ours, out)
@@ -263,6 +286,29 @@ async def test_a_zip_is_the_same_bag(
     status, said = check(tmp_path, str(out))
     assert status == 1
     assert "data/blobs/" in said
+
+
+@pytest.mark.parametrize("deadly", ["zipfile.ZipFile.write", "os.fsync", "shutil.rmtree"])
+def test_a_zip_that_is_killed_begins_anew(tmp_path: Path, deadly: str) -> None:
+    """The folder stays until the ZIP is whole and on the disk; what is left over from before is
+    no obstacle, and nobody else may read what is there."""
+    folder, target = tmp_path / "bag", tmp_path / "bag.zip"
+    folder.mkdir()
+    for n in range(5):
+        (folder / str(n)).write_bytes(bytes([n]) * 1000)
+    (tmp_path / "bag.zip.part").write_bytes(b"of an earlier one")
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED_ZIP, deadly, str(folder), str(target)], check=False
+    )
+    assert process.returncode == -signal.SIGKILL
+    assert len(list(folder.iterdir())) == 5
+    assert target.exists() == (deadly == "shutil.rmtree")
+    zip_bag(folder, target)
+    assert not folder.exists()
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+    assert target.stat().st_mode & 0o777 == 0o600
+    with zipfile.ZipFile(target) as archive:
+        assert all(archive.read(f"bag/{n}") == bytes([n]) * 1000 for n in range(5))
 
 
 def test_a_large_zip_is_zip64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 
 import asyncpg
 import structlog
@@ -17,6 +16,7 @@ import structlog
 from archiver.db.embedded.binaries import Binaries
 from archiver.db.embedded.folder import DATABASE, PORT, ROLE, SOCKET, DataFolder
 from archiver.db.embedded.processes import POLL_SECONDS, SHUTDOWNS, end_leftovers, until
+from archiver.disk import sync_folder
 from archiver.errors import OperationError
 
 log = structlog.get_logger(__name__)
@@ -131,7 +131,7 @@ class Server:
         single = ["--single", "-D", str(new), "-c", "exit_on_error=on", "postgres"]
         await self._run("postgres", single, f"CREATE DATABASE {DATABASE}\n")
         new.rename(self._data)
-        await asyncio.to_thread(_sync_folder, self._folder.path)
+        await asyncio.to_thread(sync_folder, self._folder.path)
 
     async def _run(self, program: str, arguments: list[str], words: str = "") -> None:
         """Runs a program to its end. It does not outlive a cancelled start, or our own death."""
@@ -198,11 +198,3 @@ async def accepts(dsn: str) -> bool:
             " database archiver and its role must be as the archiver made them"
         ) from error
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
