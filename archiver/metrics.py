@@ -137,6 +137,50 @@ OLDEST_VERIFIED = Gauge(
     "How long ago the blob was hashed that was not for the longest time",
     multiprocess_mode=LAST,
 )
+KEPT_FILES = Gauge(
+    "archiver_kept_files", "Files kept, each once; without thumbnails", multiprocess_mode=LAST
+)
+KEPT_BYTES = Gauge(
+    "archiver_kept_bytes", "Bytes of files kept; without thumbnails", multiprocess_mode=LAST
+)
+DEDUPLICATED_BYTES = Gauge(
+    "archiver_deduplicated_bytes",
+    "Bytes that were not stored again, because other media had them",
+    multiprocess_mode=LAST,
+)
+LARGEST_BYTES = Gauge(
+    "archiver_largest_bytes", "Bytes of the largest file", multiprocess_mode=LAST
+)
+ACCESSES = Gauge(
+    "archiver_accesses", "Reads so far of the media that are kept", multiprocess_mode=LAST
+)
+KIND_MEDIA = Gauge(
+    "archiver_kind_media",
+    "Media by the first half of the type that their bytes tell",
+    ["kind"],
+    multiprocess_mode=LAST,
+)
+KIND_BYTES = Gauge(
+    "archiver_kind_bytes",
+    "Bytes of media by the first half of the type that they tell",
+    ["kind"],
+    multiprocess_mode=LAST,
+)
+STORED_BYTES = Gauge(
+    "archiver_stored_bytes",
+    "Bytes by where they are stored, thumbnails among them",
+    ["place"],
+    multiprocess_mode=LAST,
+)
+GROWTH = Gauge(
+    "archiver_growth_bytes_per_day", "Growth in the last 90 days", multiprocess_mode=LAST
+)
+FORECAST = Gauge(
+    "archiver_forecast_bytes",
+    "Bytes that will be kept in so many days, if it goes on like this",
+    ["days"],
+    multiprocess_mode=LAST,
+)
 COUNTED = Gauge(
     "archiver_counted_timestamp_seconds",
     "When the archive was counted last",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from archiver.catalogue.counting import PATIENCE, Count
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from archiver.db.pool import Connection
 
 Group = Literal["room", "user", "type", "month"]
+GROUPS: tuple[Group, ...] = get_args(Group)
+MOST = 100
 
 _BY_EVENT = """
 WITH named AS (
@@ -57,12 +59,12 @@ ORDER BY events DESC, r.room_id LIMIT $2
 ROOM_IDS = "SELECT room_id FROM room"
 
 
-def groups(group: Group, limit: int) -> Count:
-    """The groups that hold most bytes, or the latest months: each with its key (a room's id, a
+def groups(group: Group) -> Count:
+    """The MOST that hold most bytes, or the latest months: each with its key (a room's id, a
     user's, a media type or a month like `2026-05`; empty where none is known), media and bytes."""
 
     async def by(conn: Connection) -> list[dict[str, Any]]:
-        return [dict(row) for row in await conn.fetch(BY[group], limit, timeout=PATIENCE)]
+        return [dict(row) for row in await conn.fetch(BY[group], MOST, timeout=PATIENCE)]
 
     return Count(f"by {group}", by)
 

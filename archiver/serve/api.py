@@ -1,4 +1,4 @@
-"""What is known of a media, and of the whole archive, as JSON."""
+"""What is known of a media, as JSON."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from aiohttp import web
 
-from archiver.catalogue import counting, media
+from archiver.catalogue import media
 from archiver.catalogue.knowledge import words
-from archiver.catalogue.stats import FIGURES, told
 from archiver.db.pool import Pool
-from archiver.errors import TryLater
 from archiver.model import Scope
 from archiver.serve.answers import redaction, reply
 from archiver.serve.asking import asked_for, redacted, unknown
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from archiver.db.pool import Row
 
 REFERENCES = 100
-COUNTING_SECONDS = 30.0  # then it may be done
 
 _REDACTION = ("redacted_by", "redacted_at", "redactor", "redaction_reason")
 _BLOB = (
@@ -62,19 +59,6 @@ class Api:
                 "references": [_reference(reference) for reference in references],
             }
         )
-
-    async def stats(self, _request: web.Request) -> web.Response:
-        """The archive in figures, as they were counted last, and what is so now. Raises TryLater
-        instead of counting a large one."""
-        async with connection(self._pool) as conn:
-            figures = await counting.at_hand(conn, FIGURES)
-            if figures is None:
-                raise TryLater(
-                    "the archive is being counted for the first time, which takes a while where"
-                    " it is large: ask again in some minutes",
-                    COUNTING_SECONDS,
-                )
-            return reply(await told(conn, figures))
 
 
 def _blob(row: Row) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from archiver.serve.reads import ReadsApi
 from archiver.serve.rooms import Rooms
 from archiver.serve.sign import Sign
 from archiver.serve.signed_urls import SignedUrls
+from archiver.serve.statistics import GROUP, Statistics
 from archiver.serve.through import Demand, Through
 from archiver.serve.thumbnails import Thumbnails
 from archiver.serve.usage import Usage
@@ -92,6 +93,7 @@ class Serving:
         self._rooms = Rooms(pool, self._content, policy, hides_redacted=hides_redacted)
         self._people = People(pool, self._content, hides_redacted=hides_redacted)
         self._events = Events(pool, hides_redacted=hides_redacted)
+        self._statistics = Statistics(pool)
         self._figures = Figures(pool) if counts else None
         self._health = Health(pool, store)
 
@@ -120,7 +122,8 @@ class Serving:
             # Of old, an event id may hold a slash, and not everybody encodes it.
             r"/api/v1/events/{event_id:[\s\S]+}": self._events.get,
             f"/api/v1/reads{SLASH}": self._reads.page,
-            "/api/v1/stats": self._api.stats,
+            "/api/v1/stats": self._statistics.all,
+            f"/api/v1/stats/{GROUP}": self._statistics.grouped,
             "/api/v1/openapi.json": openapi.get,
             OPEN: self._health.alive,
             "/readyz": self._health.ready,

@@ -13,12 +13,14 @@ import pytest
 from archiver.catalogue import counting, present, verification
 from archiver.catalogue.counting import Count, Counted, anew, at_hand, recent
 from archiver.catalogue.stats import FIGURES, statistics
+from archiver.catalogue.tallies import GROUPS, groups
 from archiver.control.reply import plain
 from archiver.serve import figures
 from archiver.serve.figures import Figures
 from tests.support.custody import Desk
 from tests.support.fetching import until
-from tests.support.serving import Archive, Reader
+from tests.support.samples import png
+from tests.support.serving import Archive, Reader, state
 
 if TYPE_CHECKING:
     from archiver.db.pool import Connection, Pool
@@ -34,6 +36,7 @@ UPDATE blob AS b SET created_at = new.created_at, verified_at = new.verified_at,
 FROM jsonb_populate_record((SELECT old FROM blob AS old WHERE sha256 = sha256($1)), $2) AS new
 WHERE b.sha256 = new.sha256
 """
+PNG = png(40, 30, (90, 170, 60))
 AGED = "UPDATE tally SET counted_at = counted_at - $1::interval, took = $2::interval"
 
 
@@ -47,7 +50,8 @@ def large(monkeypatch: pytest.MonkeyPatch) -> None:
 async def until_counted(pool: Pool) -> None:
     """Whoever serves counts at once, and then not again while a test lasts."""
     counted = "SELECT EXISTS (SELECT FROM tally WHERE key = $1)"
-    await until(lambda: pool.fetchval(counted, FIGURES.key), "the server has counted")
+    last = groups(GROUPS[-1]).key
+    await until(lambda: pool.fetchval(counted, last), "the server has counted")
 
 
 async def count_media(conn: Connection) -> dict[str, Any]:
@@ -267,14 +271,92 @@ async def test_when_everything_was_verified(archive: Archive, reader: Reader) ->
     verified = (await reader.json("/api/v1/stats"))["verified"]
     assert verified == {"never": 1, "since": "2026-01-01T00:00:00+00:00"}
     await Figures(archive.pool).count()
-    async with reader.ask("/metrics") as answer:
-        told = dict(
-            line.split(" ") for line in (await answer.text()).splitlines() if line[0] != "#"
-        )
+    told = await metrics_of(reader)
     since = datetime(2026, 1, 1, tzinfo=UTC)
-    days = timedelta(seconds=float(told["archiver_oldest_verified_seconds"]))
+    days = timedelta(seconds=told["archiver_oldest_verified_seconds"])
     assert abs(datetime.now(UTC) - since - days) < timedelta(hours=1)
-    assert float(told["archiver_counted_timestamp_seconds"]) > since.timestamp()
+    assert told["archiver_counted_timestamp_seconds"] > since.timestamp()
+
+
+async def metrics_of(reader: Reader) -> dict[str, float]:
+    async with reader.ask("/metrics") as answer:
+        lines = (await answer.text()).splitlines()
+    return {name: float(value) for name, value in (x.split(" ") for x in lines if x[0] != "#")}
+
+
+def posted(mxc: object, event_id: str, sender: str = "@alice:a") -> dict[str, Any]:
+    content = {"msgtype": "m.file", "body": "file", "url": str(mxc)}
+    event = {"event_id": event_id, "sender": sender, "room_id": "!room:a"}
+    return {**event, "type": "m.room.message", "content": content}
+
+
+async def test_readers_are_told_who_and_what_fills_the_archive(
+    archive: Archive, reader: Reader
+) -> None:
+    """By room with its name, by user, by type of the bytes and by month, as `stats` tells it."""
+    text, picture = await archive.put(b"text" * 100, "text/plain"), await archive.put(PNG)
+    await archive.record(
+        state("m.room.name", {"name": "The garden"}),
+        posted(text, "$1"), posted(text, "$2"), posted(picture, "$3", "@bob:a"),
+    )  # fmt: skip
+    size = 400 + len(PNG)
+    told = {group: (await reader.json(f"/api/v1/stats/{group}"))["groups"] for group in GROUPS}
+    assert told["room"] == [{"key": "!room:a", "name": "The garden", "media": 2, "bytes": size}]
+    assert [(one["key"], one["media"], one["bytes"]) for one in told["user"]] == [
+        ("@alice:a", 1, 400), ("@bob:a", 1, len(PNG)),
+    ]  # fmt: skip
+    assert [(one["key"], one["bytes"]) for one in told["type"]] == [
+        ("", 400), ("image/png", len(PNG)),
+    ]  # fmt: skip
+    assert [one["bytes"] for one in told["month"]] == [size]
+
+
+@pytest.mark.usefixtures("large")
+async def test_groups_of_a_large_archive_are_counted_before_anybody_asks(
+    archive: Archive, reader: Reader
+) -> None:
+    """And never for a reader, who is told when they were."""
+    await until_counted(archive.pool)
+    await archive.put(PNG)
+    found = await reader.json("/api/v1/stats/type")
+    assert found["groups"] == []
+    assert datetime.fromisoformat(found["counted_at"]) < datetime.now(UTC)
+    await archive.pool.execute("DELETE FROM tally")
+    async with reader.ask("/api/v1/stats/type") as answer:
+        assert (answer.status, answer.headers["Retry-After"]) == (503, "30")
+
+
+async def test_a_dashboard_is_told_how_much_there_is(archive: Archive, reader: Reader) -> None:
+    """Files, bytes, what sharing saves, the largest, reads, kinds, growth and forecast; and
+    nothing old of what went."""
+    for data in (PNG, PNG, b"text" * 100):
+        await archive.put(data)
+    await archive.pool.execute("UPDATE media SET access_count = 2")
+    size = 400 + len(PNG)
+    await Figures(archive.pool).count()
+    told = await metrics_of(reader)
+    expected = {
+        "archiver_kept_files": 2,
+        "archiver_kept_bytes": size,
+        "archiver_deduplicated_bytes": len(PNG),
+        "archiver_largest_bytes": max(400, len(PNG)),
+        "archiver_accesses": 6,
+        'archiver_kind_media{kind="image"}': 2,
+        'archiver_kind_bytes{kind="image"}': len(PNG),
+        'archiver_kind_bytes{kind="other"}': 400,
+        'archiver_kind_bytes{kind="video"}': 0,
+        'archiver_stored_bytes{place="inline"}': size,
+        'archiver_stored_bytes{place="object"}': 0,
+        "archiver_growth_bytes_per_day": size,
+        'archiver_forecast_bytes{days="30"}': size * 31,
+        'archiver_forecast_bytes{days="90"}': size * 91,
+    }
+    assert {name: told[name] for name in expected} == expected
+    await archive.pool.execute("DELETE FROM media")
+    await archive.pool.execute("DELETE FROM blob")
+    await Figures(archive.pool).count()
+    told = await metrics_of(reader)
+    assert {told[name] for name in expected} == {0}
 
 
 async def test_damage_makes_nobody_unready(archive: Archive, reader: Reader) -> None:

@@ -149,6 +149,8 @@ def test_the_document_speaks_the_archives_words() -> None:
         ("/api/v1/users/@al:example.com", {}, 200),
         ("/api/v1/reads", {}, 403),
         ("/api/v1/stats", {}, 200),
+        ("/api/v1/stats/room", {}, 200),
+        ("/api/v1/stats/planet", {}, 404),
         ("/readyz", {}, 200),
         ("/metrics", {}, 200),
     ],

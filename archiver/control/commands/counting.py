@@ -11,7 +11,7 @@ import click
 from archiver.catalogue import coverage, knowledge
 from archiver.catalogue.counting import OVERDUE, Count, Counted, anew, recent
 from archiver.catalogue.stats import FIGURES, told
-from archiver.catalogue.tallies import Group, groups
+from archiver.catalogue.tallies import GROUPS, Group, groups
 from archiver.control.asked import Asked
 from archiver.control.commands.sizing import sizes
 from archiver.control.definition import command
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 ROOMS = 10
 MOST = 15
 REASONS = 8
-GROUPS = ("room", "user", "type", "month")
 
 
 @command("stats")
@@ -74,8 +73,8 @@ def _when(counted: Counted) -> list[str]:
 
 
 async def _grouped(conn: Connection, group: Group, *, now: bool) -> Reply:
-    counted = await _counted(conn, groups(group, MOST), now=now)
-    found: list[dict[str, Any]] = counted.value
+    counted = await _counted(conn, groups(group), now=now)
+    found: list[dict[str, Any]] = counted.value[:MOST]
     names: dict[str, str] = {}
     if group == "room":
         known = await knowledge.rooms(conn, [tally["key"] for tally in found if tally["key"]])
