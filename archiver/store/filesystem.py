@@ -145,24 +145,31 @@ class FilesystemStore:
     def _make_last(self, target: Path) -> None:
         # Also for a file that was there: who put it may not have come to this line yet.
         sync_folder(target.parent)
-        if target.parent not in self._lasting:
-            sync_folder(target.parent.parent)
-            sync_folder(self._path)
-            self._lasting.add(target.parent)
+        for folder in (target.parent, target.parent.parent):
+            if folder in self._lasting:
+                return
+            sync_folder(folder.parent)
+            self._lasting.add(folder)
 
     def _place(self, body: Body, target: Path) -> None:
         temporary = self._temporary / secrets.token_hex(16)
         try:
             write_file(body, temporary)
-            if not target.parent.is_dir():
-                self._lasting.discard(target.parent)
-                target.parent.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
-                target.parent.mkdir(mode=FOLDER_MODE, exist_ok=True)
-            temporary.replace(target)
+            try:
+                temporary.replace(target)
+            except FileNotFoundError:
+                self._make_folders(target.parent)
+                temporary.replace(target)
         finally:
             # Still there after an error, and after replacing another link to the same file: then
             # rename(2) does nothing.
             temporary.unlink(missing_ok=True)
+
+    def _make_folders(self, folder: Path) -> None:
+        for one in (folder.parent, folder):
+            if not one.is_dir():
+                self._lasting.discard(one)
+                one.mkdir(mode=FOLDER_MODE, exist_ok=True)
 
     def _open(self, sha256: bytes) -> IO[bytes]:
         try:

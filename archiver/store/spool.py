@@ -17,6 +17,7 @@ from archiver.errors import StoreUnavailable
 from archiver.store.base import KIB, MIB
 
 BATCH = MIB  # what is gathered for one trip to the disk
+SMALL_CHUNK = 16 * KIB  # is joined with its neighbour: an object for each byte would take forty
 HASHED_ON_LOOP = 256 * KIB  # a fraction of a millisecond; a thread would cost more in all
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ async def in_thread(executor: Executor | None, work: Callable[..., T], *args: ob
         raise
 
 
-def write_all(fd: int, data: bytes | bytearray) -> None:
+def write_all(fd: int, data: bytes) -> None:
     """Write every byte: one `write` may take only some of them."""
     rest = memoryview(data)
     while rest:
@@ -61,7 +62,8 @@ class SpooledBody:
         self._memory_limit = memory_limit
         large = expected_size is not None and expected_size > memory_limit
         self._hold = BATCH if large else memory_limit
-        self._batch = bytearray()
+        # As they came: one growing buffer would be copied again and again on the loop.
+        self._batch: list[bytes] = []
         self._hash = hashlib.sha256()
         self._fd: int | None = None
         self._on_disk = 0
@@ -69,8 +71,12 @@ class SpooledBody:
     async def write(self, chunk: bytes) -> None:
         """Take the next bytes. Raises StoreUnavailable when the spool folder cannot hold them."""
         self.size += len(chunk)
-        self._batch += chunk
-        if len(self._batch) > self._hold:
+        last = self._batch[-1] if self._batch else b""
+        if self._batch and len(last) + len(chunk) <= SMALL_CHUNK:
+            self._batch[-1] = last + chunk
+        else:
+            self._batch.append(chunk)
+        if self.size - self._on_disk > self._hold:
             await self._spill()
 
     async def finish(self) -> bytes:
@@ -78,7 +84,7 @@ class SpooledBody:
         if self._fd is not None or self.size > self._memory_limit:
             await self._spill()
         else:
-            self.data = bytes(self._batch)
+            self.data = b"".join(self._batch)
             self._batch.clear()
             if self.size <= HASHED_ON_LOOP:
                 self._hash.update(self.data)
@@ -100,8 +106,7 @@ class SpooledBody:
         if self.data is not None:
             return self.data[offset : offset + length]
         if offset >= self._on_disk:
-            start = offset - self._on_disk
-            return bytes(self._batch[start : start + length])
+            return _slice(self._batch, offset - self._on_disk, length)
         if self._fd is None:
             return b""
         # A number of our own, because the body may be closed meanwhile.
@@ -121,22 +126,33 @@ class SpooledBody:
             await in_thread(None, os.close, fd)
 
     async def _spill(self) -> None:
-        batch, self._batch = self._batch, bytearray()
+        batch, self._batch = self._batch, []
         self._hold = BATCH
         try:
-            await in_thread(None, self._write_and_hash, batch)
+            written = await in_thread(None, self._write_and_hash, batch)
         except OSError as error:
             raise StoreUnavailable(
                 f"cannot write to the spool folder {self._directory}: {error.strerror};"
                 " make room there, or name another in storage.spool"
             ) from error
-        self._on_disk += len(batch)
+        self._on_disk += written
 
-    def _write_and_hash(self, batch: bytearray) -> None:
+    def _write_and_hash(self, batch: list[bytes]) -> int:
         if self._fd is None:
             self._fd = _unnamed_file(self._directory)
-        write_all(self._fd, batch)
-        self._hash.update(batch)
+        data = b"".join(batch)
+        write_all(self._fd, data)
+        self._hash.update(data)
+        return len(data)
+
+
+def _slice(chunks: list[bytes], start: int, length: int) -> bytes:
+    """The bytes from `start` of what these chunks are together, of one of them alone."""
+    for chunk in chunks:
+        if start < len(chunk):
+            return chunk[start : start + length]
+        start -= len(chunk)
+    return b""
 
 
 def _read_and_close(fd: int, offset: int, length: int) -> bytes:

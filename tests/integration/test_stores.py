@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import itertools
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,6 +24,7 @@ from archiver.db.pool import Pool, open_pool
 from archiver.errors import BlobMissing, StoreUnavailable
 from archiver.model import Blob, Place
 from archiver.store import bucket as bucket_module
+from archiver.store import filesystem
 from archiver.store.base import KIB, MIB, BlobStore, Body
 from archiver.store.bucket import Bucket
 from archiver.store.filesystem import FilesystemStore
@@ -86,6 +89,38 @@ async def filesystem_store(tmp_path: Path) -> FilesystemStore:
     store = FilesystemStore(tmp_path / "objects")
     await store.open()
     return store
+
+
+async def test_a_folder_is_synced_when_it_got_a_name(
+    filesystem_store: FilesystemStore, spooled: Spooled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a power cut could take back is synced, once: the name of the file always, those of its
+    folders where they are new, also when somebody removed them."""
+    synced: list[Path] = []
+    monkeypatch.setattr(filesystem, "sync_folder", synced.append)
+
+    async def put(content: bytes) -> list[Path]:
+        synced.clear()
+        async with spooled(content) as body:
+            await filesystem_store.put(body)
+        return list(synced)
+
+    first = b"0"
+    inner = filesystem_store.path_of(hashlib.sha256(first).digest()).parent
+    outer, root = inner.parent, inner.parent.parent
+    near = next(  # another folder in the same one
+        content
+        for content in (b"%d" % number for number in itertools.count(1))
+        if filesystem_store.path_of(hashlib.sha256(content).digest()).parent.parent == outer
+    )
+    assert await put(first) == [inner, outer, root]
+    assert await put(first) == [inner]
+    assert await put(near) == [
+        filesystem_store.path_of(hashlib.sha256(near).digest()).parent,
+        outer,
+    ]
+    shutil.rmtree(outer)
+    assert await put(first) == [inner, outer, root]
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,23 @@ async def test_every_byte_comes_back(spool: Spool, size: int, expected: int | No
         assert body.read_at(0, size + 1) == data
         assert body.read_at(size // 2, 10) == data[size // 2 :][:10]
         assert body.read_at(size, 10) == b""
+
+
+async def test_bytes_that_trickle_in_take_little_more_than_themselves(spool: Spool) -> None:
+    """An object for each would take forty times as much memory."""
+    data = os.urandom(LIMIT)
+    tracemalloc.start()
+    try:
+        async with spool.body() as body:
+            for number in range(LIMIT):
+                await body.write(data[number : number + 1])
+            taken, _ = tracemalloc.get_traced_memory()
+            assert await body.read_so_far(LIMIT - 3, 10) == data[-3:]
+            assert await body.finish() == hashlib.sha256(data).digest()
+            assert body.data == data
+    finally:
+        tracemalloc.stop()
+    assert taken < 2 * LIMIT
 
 
 async def test_a_small_body_has_no_file(spool: Spool, tmp_path: Path) -> None:
