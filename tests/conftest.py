@@ -11,7 +11,9 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from archiver.db.pool import Pool
 
 # No wheel and no npm package holds clamd: what needs it is for machines that can have it.
+PREFIX = "archiver-test-"
+MEMORY, ROOM = Path("/dev/shm"), 8 * 1024**3  # noqa: S108  # a folder of our own is made there
 CLAMD_TESTS = ["integration/test_clamd.py", "acceptance/test_clamd.py"]
 collect_ignore = [] if at_hand("clamd") else CLAMD_TESTS
 
@@ -79,16 +83,52 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+def _memory() -> Path | None:
+    """A file system in memory, where there is one with room: making the thousand files of a new
+    database takes a disk's journal ten times as long, and thousands of databases are made."""
+    try:
+        found = os.statvfs(MEMORY)
+    except OSError:
+        return None
+    fits = found.f_bavail * found.f_frsize >= ROOM and not found.f_flag & os.ST_NOEXEC
+    return MEMORY if fits and os.access(MEMORY, os.W_OK) else None
+
+
 @pytest.fixture(scope="session")
 def services_folder() -> Iterator[Path]:
     """Where the servers keep their data and logs; gone at the end.
 
     Not one of pytest's own folders, because PostgreSQL's user could not pass through those.
     """
-    folder = Path(tempfile.mkdtemp(prefix="archiver-test-"))
+    memory = _memory()
+    if memory:
+        _remove_leftovers(memory)
+    with _new_folder(memory) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def disk_folder() -> Iterator[Path]:
+    """The same on a disk, for what a file system in memory may lack."""
+    with _new_folder(None) as folder:
+        yield folder
+
+
+def _remove_leftovers(memory: Path) -> None:
+    """What a killed run left there a day ago or longer: it would stay until the machine is off."""
+    for old in memory.glob(f"{PREFIX}*"):
+        if time.time() - old.stat().st_mtime > 24 * 3600:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def _new_folder(where: Path | None) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=where))
     folder.chmod(0o711)
-    yield folder
-    shutil.rmtree(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")
@@ -142,9 +182,9 @@ def own_postgres(services_folder: Path) -> Iterator[PostgresProcess]:
 
 
 @pytest.fixture(scope="session")
-def swift(services_folder: Path) -> Iterator[Swift]:
+def swift(disk_folder: Path) -> Iterator[Swift]:
     """The S3 server that all tests share; who stops it starts it again."""
-    server = Swift(service_python("swift"), services_folder / "swift")
+    server = Swift(service_python("swift"), disk_folder / "swift")  # extended attributes
     server.start()
     yield server
     server.stop()
