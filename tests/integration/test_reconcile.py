@@ -363,6 +363,23 @@ async def test_one_room_does_not_keep_the_others_waiting(
     assert not (await room(pool))["whole"]
 
 
+async def test_a_room_that_was_not_read_back_to_its_end_is_complete_from_there_on(
+    pool: Pool, homeserver: Rooms, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was known of it before: between the two something may be missing."""
+    homeserver.add(ROOM, state("$create", "m.room.create", {}))
+    await compared(reconciler, pool)
+    before = await room(pool)
+    assert before["whole"]
+    monkeypatch.setattr(visit, "FARTHEST", 1)
+    homeserver.add(ROOM, *images("lost", 2 * RECENT))
+    homeserver.forgotten = {before["position"]}
+    await compared(reconciler, pool)
+    row = await room(pool)
+    assert not row["whole"]
+    assert row["complete_from"] > before["complete_until"]
+
+
 async def test_what_was_said_before_anybody_here_joined_is_not_read_back(
     pool: Pool, homeserver: Rooms, reconciler: Reconciler
 ) -> None:
