@@ -47,7 +47,7 @@ lint: $(READY)  ## what must hold before a commit: ruff, mypy, the import rules
 	$(BIN)/lint-imports
 
 test: $(READY) lint services  ## lint and every test, against real servers; ARGS='-k word' for some
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 demo: $(READY)  ## the archiver beside a Synapse, to look at; ONCE=1 ends when it has shown all
 	$(BIN)/python -m demo $(if $(ONCE),--once)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator
+from typing import Any
 
 import orjson
 import pytest
 
 from archiver.catalogue import listing, wanted
 from archiver.catalogue.wanted import Filter
+from archiver.db.pool import Pool, open_pool
 from tests.integration.test_query_plans import assert_lean, nodes, plan
-
-if TYPE_CHECKING:
-    from archiver.db.pool import Pool
+from tests.support.postgres import PostgresServer
 
 # As many events that name no media as such that do. Some words, servers and states are rare, and
 # all of these are old.
@@ -54,13 +54,15 @@ PLACES = {
 }
 
 
-@pytest.fixture(params=["analyzed", "not analyzed"])
-async def full(pool: Pool, request: pytest.FixtureRequest) -> Pool:
+@pytest.fixture(params=[(FILL, "ANALYZE"), (FILL,)], ids=["analyzed", "not analyzed"])
+async def full(
+    postgres_server: PostgresServer, request: pytest.FixtureRequest
+) -> AsyncIterator[Pool]:
     """Many events, both known to the planner and just come."""
-    await pool.execute(FILL)
-    if request.param == "analyzed":
-        await pool.execute("ANALYZE")
-    return pool
+    url = await postgres_server.create_migrated(*request.param)
+    async with open_pool(url, 10) as pool:
+        yield pool
+    await postgres_server.drop(url)
 
 
 async def looked_at(

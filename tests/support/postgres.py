@@ -125,7 +125,7 @@ class PostgresServer:
         self.url = url
         self._run = secrets.token_hex(4)
         self._count = 0
-        self._template: str | None = None
+        self._templates: dict[tuple[str, ...], str] = {}
 
     async def create(self, template: str = "template1") -> str:
         """A new database, a copy of `template`; returns its URL."""
@@ -134,27 +134,30 @@ class PostgresServer:
         await self._execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
         return _with_database(self.url, name)
 
-    async def create_migrated(self) -> str:
-        """A new database with every migration applied; returns its URL."""
-        if self._template is None:
+    async def create_migrated(self, *statements: str) -> str:
+        """A new database with every migration applied, and after them these statements, which
+        are run once in all; returns its URL."""
+        if statements not in self._templates:
             url = await self.create()
             conn = await asyncpg.connect(url)
             try:
                 await migrate(conn)
+                for statement in statements:
+                    await conn.execute(statement)
             finally:
                 await conn.close()
-            self._template = _database(url)
-        return await self.create(self._template)
+            self._templates[statements] = _database(url)
+        return await self.create(self._templates[statements])
 
     async def drop(self, url: str) -> None:
         """Drops a database that this object made, cutting its connections."""
         await self._execute(f'DROP DATABASE IF EXISTS "{_database(url)}" WITH (FORCE)')
 
     async def close(self) -> None:
-        """Drops the template, so that a server which is not ours is left as it was."""
-        if self._template is not None:
-            await self._execute(f'DROP DATABASE IF EXISTS "{self._template}" WITH (FORCE)')
-            self._template = None
+        """Drops the templates, so that a server which is not ours is left as it was."""
+        while self._templates:
+            _, template = self._templates.popitem()
+            await self._execute(f'DROP DATABASE IF EXISTS "{template}" WITH (FORCE)')
 
     async def _execute(self, statement: str) -> None:
         conn = await asyncpg.connect(self.url)
