@@ -151,6 +151,26 @@ async def compared(reconciler: Reconciler, pool: Pool) -> None:
         pass
 
 
+async def die_at_page(number: int, homeserver: Rooms, dying: Reconciler) -> None:
+    """A doubt, and its first visit ends while the homeserver is asked for so many pages in all."""
+    stuck = asyncio.Event()
+
+    async def hang(_asked: Asked) -> None:
+        if len(homeserver.asked) == number:
+            stuck.set()
+            await forever()
+
+    homeserver.before = hang
+    await dying.doubt("the test wants it")
+    visiting = asyncio.create_task(dying.visit_next())
+    async with asyncio.timeout(60):
+        await stuck.wait()
+    visiting.cancel()
+    with suppress(asyncio.CancelledError):
+        await visiting
+    homeserver.before = None
+
+
 def gaps() -> float:
     return float(metrics.GAP_EVENTS._value.get())
 
@@ -319,23 +339,7 @@ async def test_a_room_without_a_position_is_read_back_to_what_was_pushed(
     homeserver.add(ROOM, image("$old", OLD), *pushed, *lost, *talk, now)
     await push(pool, *pushed)
     await push(pool, now)
-
-    async def hang(_asked: Asked) -> None:
-        if len(homeserver.asked) == 3:
-            stuck.set()
-            await forever()
-
-    stuck = asyncio.Event()
-    homeserver.before = hang
-    dying = another(pool, homeserver, http)
-    await dying.doubt("the test wants it")
-    visiting = asyncio.create_task(dying.visit_next())
-    async with asyncio.timeout(60):
-        await stuck.wait()
-    visiting.cancel()
-    with suppress(asyncio.CancelledError):
-        await visiting
-    homeserver.before = None
+    await die_at_page(3, homeserver, another(pool, homeserver, http))
     assert list((await sources(pool)).values()).count("reconcile") == NEW_AT_ONCE
     assert (await room(pool))["position"] is None
     homeserver.asked.clear()
@@ -504,23 +508,7 @@ async def test_who_dies_between_pages_loses_nothing(
     await compared(another(pool, homeserver, http), pool)
     homeserver.add(ROOM, *images("lost", 2 * NEW_AT_ONCE + 1))
     homeserver.asked.clear()
-    stuck = asyncio.Event()
-
-    async def hang(_asked: Asked) -> None:
-        if len(homeserver.asked) == 2:
-            stuck.set()
-            await forever()
-
-    homeserver.before = hang
-    dying = another(pool, homeserver, http)
-    await dying.doubt("the test wants it")
-    visiting = asyncio.create_task(dying.visit_next())
-    async with asyncio.timeout(60):
-        await stuck.wait()
-    visiting.cancel()
-    with suppress(asyncio.CancelledError):
-        await visiting
-    homeserver.before = None
+    await die_at_page(2, homeserver, another(pool, homeserver, http))
     assert len(await sources(pool)) == NEW_AT_ONCE + 1
     assert (await room(pool))["due_in"] <= 0
     healthy = another(pool, homeserver, http)
