@@ -21,7 +21,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 from archiver.db.embedded.binaries import wheel_folders
 from archiver.db.migrate import alone, is_archive, is_empty
 from archiver.db.pool import Connection, open_pool
-from archiver.disk import sync_folder
+from archiver.disk import private, sync_folder
 from archiver.errors import OperationError
 
 LEAN = ("--no-owner", "--no-privileges", "--no-password")  # whoever restores it owns it
@@ -154,7 +154,7 @@ def _whole(out: Path) -> Iterator[Path]:
     """
     part = out.with_name(f"{out.name}.part")
     try:
-        with open(part, "ab", opener=_private) as file:
+        with open(part, "ab", opener=private) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             try:
                 file.truncate(0)
@@ -169,10 +169,6 @@ def _whole(out: Path) -> Iterator[Path]:
         raise OperationError(f"another dump is being written to {out}: wait for it") from None
     except OSError as error:
         raise OperationError(f"{out} was not written: {error.strerror}") from error
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import shutil
 import zipfile
 from pathlib import Path
 
-from archiver.disk import sync_folder
+from archiver.disk import private, sync_folder
 
 
 def zip_bag(folder: Path, target: Path) -> None:
@@ -19,7 +19,7 @@ def zip_bag(folder: Path, target: Path) -> None:
     """
     part = target.with_name(f"{target.name}.part")
     part.unlink(missing_ok=True)
-    with open(part, "xb", opener=_private) as file:
+    with open(part, "xb", opener=private) as file:
         with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             for parent, folders, names in os.walk(folder):
                 folders.sort()
@@ -32,7 +32,3 @@ def zip_bag(folder: Path, target: Path) -> None:
     part.replace(target)
     sync_folder(target.absolute().parent)
     shutil.rmtree(folder)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

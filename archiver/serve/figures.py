@@ -54,10 +54,10 @@ class Figures:
             _tell_coverage(figures.value["coverage"])
             _tell_kept(figures.value)
             metrics.COUNTED.set(figures.counted_at.timestamp())
-            by = {
-                group: await counting.recent(conn, groups(group), GROUPS_TIMES) for group in GROUPS
-            }
-        _tell_kinds(by["type"].value)
+            for group in GROUPS:
+                counted = await counting.recent(conn, groups(group), GROUPS_TIMES)
+                if group == "type":
+                    _tell_kinds(counted.value)
 
 
 def _tell_coverage(covered: Mapping[str, Any]) -> None:

@@ -71,9 +71,8 @@ class SpooledBody:
     async def write(self, chunk: bytes) -> None:
         """Take the next bytes. Raises StoreUnavailable when the spool folder cannot hold them."""
         self.size += len(chunk)
-        last = self._batch[-1] if self._batch else b""
-        if self._batch and len(last) + len(chunk) <= SMALL_CHUNK:
-            self._batch[-1] = last + chunk
+        if self._batch and len(self._batch[-1]) + len(chunk) <= SMALL_CHUNK:
+            self._batch[-1] += chunk
         else:
             self._batch.append(chunk)
         if self.size - self._on_disk > self._hold:
